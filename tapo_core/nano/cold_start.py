@@ -1,0 +1,137 @@
+"""Cold start: supervised training of the nano model, in plain PyTorch on the CPU.
+
+The loss is the mean negative log-likelihood (nats) of the assistant's tokens, its end-of-turn token included; the prompt is
+not learnt. Examples are drawn without end, so there are no epochs. Same configuration, same machine: same weights.
+
+Names: _B examples of a micro-batch, _T positions.
+"""
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+from tapo_core.ids import derive_seed
+from tapo_core.nano.config import NanoConfig
+from tapo_core.nano.examples import Example, Shares, construction_template, sample_example
+from tapo_core.nano.model import build_model
+from tapo_core.nano.tokenizer import END, build_tokenizer
+
+_WARMUP_SHARE = 0.06
+_FINAL_LR_SHARE = 0.02
+_MAX_GRAD_NORM = 1.0
+_IGNORED = -100
+#: A batch is cut into this many micro-batches of similar length: constructions are four times as long as direct answers.
+_MICRO_BATCHES = 4
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStart:
+    """A trained policy."""
+
+    model: Qwen3ForCausalLM
+    tokenizer: PreTrainedTokenizerFast
+    final_loss: float  #: nats a token, mean over the last tenth of the steps
+
+
+def chat_prompt(tokenizer: PreTrainedTokenizerFast, message: str) -> str:
+    """A user message as the text that the policy continues."""
+    text = tokenizer.apply_chat_template([{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True)
+    if not isinstance(text, str):
+        raise TypeError("the chat template gave no text")
+    return text
+
+
+def train(config: NanoConfig, progress: Progress | None = None) -> ColdStart:
+    """Train a nano model from nothing.
+
+    Args:
+        progress: called with ("cold start", done share in 0..1) after every step.
+    """
+    tokenizer = build_tokenizer()
+    model = build_model(config, derive_seed(config.seed, 0, "nano_weights"))
+    shares = Shares(config.slip_share, config.reflective_share, config.construction_share)
+    template = construction_template()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    losses: list[float] = []
+    model.train()
+    with _reproducible(config.threads):
+        for step in range(config.steps):
+            rng = random.Random(derive_seed(config.seed, step, "nano_examples"))
+            examples = [sample_example(config.mix, shares, template, rng) for _ in range(config.batch_size)]
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * lr_share(step, config.steps)
+            losses.append(_step(model, optimizer, _encode(tokenizer, examples)))
+            if progress is not None:
+                progress("cold start", (step + 1) / config.steps)
+    model.eval()
+    tail = losses[-max(1, len(losses) // 10) :]
+    return ColdStart(model, tokenizer, sum(tail) / len(tail))
+
+
+def lr_share(step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine down to a small rest; share of the peak rate for a 0-based step."""
+    warmup = max(1, round(_WARMUP_SHARE * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return _FINAL_LR_SHARE + (1 - _FINAL_LR_SHARE) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _encode(tokenizer: PreTrainedTokenizerFast, examples: list[Example]) -> list[tuple[list[int], int]]:
+    """(token ids, length of the prompt) of each example."""
+    prompts = tokenizer([chat_prompt(tokenizer, e.prompt) for e in examples], add_special_tokens=False).input_ids
+    answers = tokenizer([e.completion + END for e in examples], add_special_tokens=False).input_ids
+    return [(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, answers, strict=True)]
+
+
+def _micro_batches(rows: list[tuple[list[int], int]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Right-padded (ids_BT, labels_BT), rows of similar length together."""
+    rows = sorted(rows, key=lambda row: len(row[0]))
+    size = math.ceil(len(rows) / _MICRO_BATCHES)
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        width = max(len(ids) for ids, _ in part)
+        # The padding id does not matter: attention is causal, and padded positions have no label.
+        ids_BT = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in part])
+        labels_BT = torch.tensor([[_IGNORED] * n + ids[n:] + [_IGNORED] * (width - len(ids)) for ids, n in part])
+        yield ids_BT, labels_BT
+
+
+def _step(
+    model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, rows: list[tuple[list[int], int]]
+) -> float:
+    """One optimizer step; returns the loss in nats a token."""
+    n_targets = sum(len(ids) - n for ids, n in rows)
+    optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    for ids_BT, labels_BT in _micro_batches(rows):
+        hidden = model.model(input_ids=ids_BT[:, :-1], use_cache=False).last_hidden_state
+        targets = labels_BT[:, 1:]
+        learnt = targets != _IGNORED
+        loss = cross_entropy(model.lm_head(hidden[learnt]), targets[learnt], reduction="sum") / n_targets
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRAD_NORM)
+    optimizer.step()
+    return total
+
+
+@contextmanager
+def _reproducible(threads: int) -> Iterator[None]:
+    """Deterministic kernels and a fixed number of threads; the process's own settings come back afterwards."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])

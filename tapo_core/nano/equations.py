@@ -1,0 +1,220 @@
+"""The family "equation": linear equations, solved by guessing and checked by substitution. Checking is easier than solving.
+
+    Find x: 3 * x + 5 = 26.
+
+    Try x = 6.
+    3 * 6 = 18
+    18 + 5 = 23
+    That gives 23, not 26, so x = 6 is wrong.
+    Try x = 7.
+    ...
+    Answer: \\boxed{7}
+
+What counts as wrong: a guess is no claim, so a wrong guess that its own check rejects is not an error. A false line of a
+check is one. A wrong guess that is kept although its check is right (it was not noticed) is an error at its ``Try`` line.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tapo_core.nano.task import (
+    LEVELS,
+    MAX_NUMBER,
+    Problem,
+    Reconstruction,
+    answer_line,
+    apply,
+    read_equality,
+    slipped,
+    stated_answer,
+)
+
+#: Level -> (largest factor, largest x, largest constant, whether a constant may be subtracted).
+_RANGES = {
+    1: (2, 9, 30, False),
+    2: (3, 9, 30, False),
+    3: (4, 9, 20, True),
+    4: (6, 9, 20, True),
+    5: (9, 9, 20, True),
+    6: (9, 12, 30, True),
+}
+#: Distances of wrong guesses and their weights, and how often the check of a wrong solution is itself false.
+_DISTANCES = (1, -1, 2, -2, 3, -3)
+_DISTANCE_WEIGHTS = (5, 5, 3, 3, 1, 1)
+_FALSE_CHECK = 0.25
+#: How often a wrong solution notices a first wrong guess, then keeps a second one.
+_SECOND_GUESS = 0.2
+_NOTICED_TWICE = 0.25
+
+_TEXT = re.compile(r"Find x: (\d+) \* x ([-+]) (\d+) = (\d+)\.")
+_TRY = re.compile(r"Try x = (\d+)\.")
+_REJECTION = re.compile(r"That gives (\d+), not (\d+), so x = (\d+) is wrong\.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Equation:
+    """``factor * x sign constant = target``."""
+
+    factor: int
+    sign: str
+    constant: int
+    target: int
+    x: int
+
+    def value(self, guess: int) -> int:
+        """The left-hand side at a guess."""
+        return apply(self.factor * guess, self.sign, self.constant)
+
+    def check(self, guess: int) -> list[str]:
+        """The two lines of the substitution."""
+        product = self.factor * guess
+        return [f"{self.factor} * {guess} = {product}", f"{product} {self.sign} {self.constant} = {self.value(guess)}"]
+
+    def attempt(self, guess: int) -> list[str]:
+        """A guess and its substitution."""
+        return [f"Try x = {guess}.", *self.check(guess)]
+
+    def reject(self, guess: int, value: int | None = None) -> str:
+        """The line that throws a guess away, for a stated value of the left-hand side (by default the true one)."""
+        shown = self.value(guess) if value is None else value
+        return f"That gives {shown}, not {self.target}, so x = {guess} is wrong."
+
+    def wrong_guess(self, rng: random.Random, but: int | None = None) -> int:
+        """A guess near the solution whose substitution stays in 0..MAX_NUMBER."""
+        near = [
+            (self.x + d, w)
+            for d, w in zip(_DISTANCES, _DISTANCE_WEIGHTS, strict=True)
+            if self.x + d >= 1
+            and self.x + d != but
+            and self.factor * (self.x + d) <= MAX_NUMBER
+            and 0 <= self.value(self.x + d) <= MAX_NUMBER
+        ]
+        return rng.choices([g for g, _ in near], [w for _, w in near])[0]
+
+
+def _read(problem: Problem) -> _Equation:
+    """The numbers of a problem's text. Raises ValueError for a text of another family."""
+    match = _TEXT.fullmatch(problem.text)
+    if match is None:
+        raise ValueError(f"not a problem of the family 'equation': {problem.text!r}")
+    return _Equation(int(match[1]), match[2], int(match[3]), int(match[4]), int(problem.answer))
+
+
+class Equations:
+    """See the module's docstring and `TaskFamily`."""
+
+    name = "equation"
+
+    def sample(self, rng: random.Random, level: int) -> Problem:
+        """An equation with an integer solution, whose neighbours stay inside the range of numbers too."""
+        if level not in LEVELS:
+            raise ValueError(f"level must be in {LEVELS[0]}..{LEVELS[-1]}, not {level}")
+        max_factor, max_x, max_constant, subtract = _RANGES[level]
+        while True:
+            factor, x = rng.randint(2, max_factor), rng.randint(1, max_x)
+            sign = rng.choice("+-") if subtract else "+"
+            constant = rng.randint(1, max_constant)
+            target = apply(factor * x, sign, constant)
+            # The neighbour x + 1 must stay writable, so that every problem has plausible wrong guesses.
+            if 0 <= target and factor * (x + 2) + constant <= MAX_NUMBER:
+                return Problem(self.name, level, f"Find x: {factor} * x {sign} {constant} = {target}.", str(x))
+
+    def solution(self, problem: Problem) -> list[str]:
+        """The right guess and its substitution."""
+        equation = _read(problem)
+        return [*equation.attempt(equation.x), answer_line(equation.x)]
+
+    def wrong_solution(self, problem: Problem, rng: random.Random) -> tuple[list[str], int]:
+        """A wrong guess that is answered without noticing, or whose check is made to fit by a false line."""
+        equation = _read(problem)
+        steps: list[str] = []
+        rejected = None
+        if rng.random() < _SECOND_GUESS:
+            rejected = equation.wrong_guess(rng)
+            steps = [*equation.attempt(rejected), equation.reject(rejected)]
+        guess = equation.wrong_guess(rng, but=rejected)
+        at = len(steps)
+        steps += equation.attempt(guess)
+        if rng.random() < _FALSE_CHECK:
+            if rng.random() < 0.5:
+                steps[-1] = f"{steps[-1].rsplit(' = ', 1)[0]} = {equation.target}"
+                at += 2
+            else:
+                product = slipped(equation.factor * guess, rng)
+                steps[-2] = f"{equation.factor} * {guess} = {product}"
+                value = apply(product, equation.sign, equation.constant)
+                steps[-1] = f"{product} {equation.sign} {equation.constant} = {max(0, min(value, MAX_NUMBER))}"
+                at += 1
+        return [*steps, answer_line(guess)], at
+
+    def reflective_solution(self, problem: Problem, rng: random.Random) -> list[str]:
+        """One or two wrong guesses, each thrown away by its check, then the right one."""
+        equation = _read(problem)
+        guess = equation.wrong_guess(rng)
+        steps = [*equation.attempt(guess), equation.reject(guess)]
+        if rng.random() < _NOTICED_TWICE:
+            guess = equation.wrong_guess(rng, but=guess)
+            steps += [*equation.attempt(guess), equation.reject(guess)]
+        return [*steps, *self.solution(problem)]
+
+    def first_error(self, problem: Problem, steps: Sequence[str]) -> int | None:
+        """The first false line, or the guess that was kept although it is wrong: whichever comes first."""
+        equation = _read(problem)
+        kept: int | None = None  # index of the last wrong guess that nothing has rejected yet
+        due: list[str] = []  # check lines that the open attempt still owes
+        open_guess: int | None = None
+        for i, step in enumerate(steps):
+            guess, rejection = _TRY.fullmatch(step), _REJECTION.fullmatch(step)
+            if guess is not None and kept is None and (open_guess is None or open_guess != equation.x):
+                open_guess = int(guess[1])
+                due = equation.check(open_guess)
+                kept = i if open_guess != equation.x else None
+            elif due and step == due[0]:
+                due = due[1:]
+            elif rejection is not None and open_guess is not None and not due and step == equation.reject(open_guess):
+                if open_guess == equation.x:
+                    return i
+                kept = open_guess = None
+            elif stated_answer(step) == equation.x and i == len(steps) - 1 and kept is None:
+                return None
+            else:
+                # A false line of the check comes before the judgement on the guess: the guess is no claim yet.
+                return i if kept is None or (due and read_equality(step) is not None) else kept
+        return kept
+
+    def describe_error(self, problem: Problem, steps: Sequence[str], index: int) -> str:
+        """Names the value that a wrong guess gives, or the right value of a false line."""
+        equation = _read(problem)
+        start = f"Line {index + 1} is wrong: "
+        guess, equality = _TRY.fullmatch(steps[index]), read_equality(steps[index])
+        if guess is not None:
+            return f"{start}x = {guess[1]} gives {equation.value(int(guess[1]))}, not {equation.target}."
+        if equality is not None and equality[1] != equality[2]:
+            return f"{start}{equality[0]} is {equality[1]}, not {equality[2]}."
+        return f"{start}x = {equation.x} gives {equation.target}."
+
+    def reconstruct(self, problem: Problem, steps: Sequence[str], index: int) -> Reconstruction:
+        """Keeps a wrong guess with its check, and rejects it; redoes a false line of a check."""
+        equation = _read(problem)
+        guess, equality = _TRY.fullmatch(steps[index]), read_equality(steps[index])
+        right = self.solution(problem)
+        if guess is not None:
+            value = int(guess[1])
+            attempt = equation.attempt(value)
+            if list(steps[index : index + 3]) == attempt:
+                return Reconstruction(tuple(steps[: index + 3]), equation.reject(value), tuple(right))
+        if equality is None or equality[1] == equality[2]:
+            return Reconstruction(tuple(steps[: index + 1]), "Wait, this line is wrong. Let me redo it.", tuple(right))
+        tried = [match for step in steps[:index] if (match := _TRY.fullmatch(step))]
+        redone = [f"{equality[0]} = {equality[1]}"]
+        if tried:
+            value = int(tried[-1][1])
+            check = equation.check(value)
+            redone = check[check.index(redone[0]) :] if redone[0] in check else redone
+            tail = right[3:] if value == equation.x else [equation.reject(value), *right]
+        else:
+            tail = right
+        diagnosis = f"Wait, {equality[0]} is not {equality[2]}. Let me redo this step."
+        return Reconstruction(tuple(steps[: index + 1]), diagnosis, (*redone, *tail))

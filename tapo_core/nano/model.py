@@ -1,0 +1,55 @@
+"""The nano model: a Qwen3 of under two million parameters, in the format that every engine reads."""
+
+import torch
+from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+
+from tapo_core.nano.config import NanoConfig
+from tapo_core.nano.tokenizer import END, MAX_LENGTH, PAD, VOCAB_SIZE, build_tokenizer
+
+#: The smallest head that vLLM's CPU attention knows.
+HEAD_DIM = 32
+
+
+def model_config(config: NanoConfig) -> Qwen3Config:
+    """The architecture. Model and tokenizer have the same vocabulary size: engines disagree about padded ones."""
+    tokenizer = build_tokenizer()
+    return Qwen3Config(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.ffn_size,
+        num_hidden_layers=config.n_layers,
+        num_attention_heads=config.n_heads,
+        num_key_value_heads=config.n_kv_heads,
+        head_dim=HEAD_DIM,
+        max_position_embeddings=MAX_LENGTH,
+        tie_word_embeddings=True,
+        use_cache=True,
+        attention_dropout=0.0,
+        bos_token_id=None,
+        eos_token_id=tokenizer.convert_tokens_to_ids(END),
+        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
+        dtype="float32",
+    )
+
+
+def build_model(config: NanoConfig, seed: int) -> Qwen3ForCausalLM:
+    """A randomly initialised model (float32, CPU). The caller's torch random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        architecture = model_config(config)
+        model = Qwen3ForCausalLM(architecture)
+    # Plain sampling unless a caller asks otherwise: the library's default of top_k = 50 would silently cut the distribution.
+    model.generation_config = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        eos_token_id=architecture.eos_token_id,
+        pad_token_id=architecture.pad_token_id,
+    )
+    return model
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Number of parameters; tied weights count once."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,301 @@
+"""The records of a run: what one stage hands to the next, and what the store keeps.
+
+One record class is one table of the store: same name (snake case), same fields. Records are frozen, hold plain data only
+(no tensors) and are complete: every record carries the ids of its parents, so that any row can be traced by SQL.
+
+Names of list fields whose axes matter carry a suffix: ``_T`` tokens, ``_K`` rollouts.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class RolloutKind(StrEnum):
+    """Why a rollout was sampled."""
+
+    TRAINING = "training"  #: one of the K rollouts of a query in a training iteration
+    EVALUATION = "evaluation"  #: sampled on a held-out query; never trained on
+
+
+class FinishReason(StrEnum):
+    """Why generation stopped."""
+
+    STOP = "stop"  #: the policy ended its turn
+    LENGTH = "length"  #: cut off at max_new_tokens: truncated, which is not the same as wrong
+
+
+class VerificationOutcome(StrEnum):
+    """What a verifier said. Only CORRECT and WRONG and NO_ANSWER carry a reward."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    NO_ANSWER = "no_answer"  #: nothing could be extracted: reward 0, told apart from a wrong answer
+    UNKNOWN = "unknown"  #: the verifier could not decide: no reward, masked from its group
+
+
+class ParseOutcome(StrEnum):
+    """What became of one constructed output of the policy (paper: about 80-90% parse)."""
+
+    PARSED = "parsed"
+    TRUNCATED = "truncated"  #: cut off at max_new_tokens
+    NO_TAG = "no_tag"  #: `<analysis>` or `<reconstruction>` missing, repeated or unclosed
+    PREFIX_MISMATCH = "prefix_mismatch"  #: the reconstruction does not begin with the wrong rollout's own text
+    NO_ERROR_LEFT = "no_error_left"  #: the whole wrong rollout was copied; nothing was corrected
+    NO_DIAGNOSIS = "no_diagnosis"  #: after the prefix comes no diagnosis in words
+    NO_CORRECTION = "no_correction"  #: after the diagnosis comes nothing
+    LEAKS_REFERENCE = "leaks_reference"  #: the text speaks of the reference solution it was shown
+
+
+class TokenRole(StrEnum):
+    """What a row of `RolloutTokens` holds."""
+
+    ROLLOUT = "rollout"  #: a sampled rollout under the plain query prompt
+    CORRECTION = "correction"  #: the raw construction, as sampled under the construction prompt
+    CONSTRUCTED = "constructed"  #: the constructed trajectory under the plain query prompt
+
+
+class SubjectKind(StrEnum):
+    """What a verdict, decision or advantage is about."""
+
+    QUERY = "query"
+    ROLLOUT = "rollout"
+    CONSTRUCTED = "constructed"  #: the trajectory built by a `Correction`; its subject id is the correction id
+
+
+class AdvantageGroup(StrEnum):
+    """The two groups of decoupled advantage estimation."""
+
+    ORIGINAL = "original"
+    CONSTRUCTED = "constructed"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training run."""
+
+    run_id: str
+    name: str  #: the folder's name under the output directory
+    seed: int
+    method: str  #: "tapo" or "grpo"
+    config_digest: str
+    tapo_version: str
+    engine_versions: str  #: JSON object: package -> version
+    created_at: str  #: UTC, ISO 8601
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A resolved configuration, once for each digest."""
+
+    config_digest: str
+    config_json: str  #: canonical JSON of every key, defaults included
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyVersion:
+    """A published checkpoint. Version 0 is the initial model; version n came out of iteration n."""
+
+    policy_version_id: str
+    run_id: str
+    iteration: int
+    parent_policy_version_id: str | None
+    checkpoint_path: str  #: relative to the run's folder, or absolute for the initial model
+    checkpoint_digest: str  #: `ids.tree_digest` of the Hugging Face folder
+    optimizer_path: str | None  #: DeepSpeed checkpoint, relative to the run's folder; None for the initial model
+    optimizer_digest: str | None
+    optimizer_steps: int  #: optimizer steps taken since version 0
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One problem. Example: text "Start with 7. Add 12.", gold "19", family "chain", level 1."""
+
+    query_id: str
+    run_id: str
+    split: str  #: "train" or "held_out"
+    text: str
+    gold: str
+    family: str | None
+    level: int | None
+    source: str  #: file and row it was read from
+    content_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled answer to a query, under the plain query prompt."""
+
+    rollout_id: str
+    run_id: str
+    iteration: int
+    query_id: str
+    policy_version_id: str
+    kind: RolloutKind
+    k: int  #: index in its group, 0-based
+    seed: int
+    text: str  #: decoded, special tokens removed
+    n_prompt_tokens: int
+    n_tokens: int  #: generated tokens, the end-of-turn token included
+    finish_reason: FinishReason
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    engine: str
+    content_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutTokens:
+    """Token ids and log-probabilities, apart from the texts so that queries over texts stay light."""
+
+    subject_id: str  #: rollout_id, or correction_id
+    run_id: str
+    iteration: int
+    role: TokenRole
+    prompt_token_ids: list[int]
+    token_ids_T: list[int]
+    logprobs_T: list[float] | None  #: the sampler's log p(token), nats; None for CONSTRUCTED (never sampled as such)
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """One verdict of one verifier on one text."""
+
+    verification_id: str
+    run_id: str
+    iteration: int
+    subject_kind: SubjectKind
+    subject_id: str
+    outcome: VerificationOutcome
+    reward: float | None  #: 1 or 0; None exactly when the outcome is unknown
+    extracted_answer: str | None
+    gold: str
+    tier: str  #: the method that decided: "exact", "number", ...
+    reason: str | None  #: why unknown
+    verifier: str
+    verifier_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorLocation:
+    """Where one method sees the first error of a wrong rollout. `step` is None when it sees none."""
+
+    error_location_id: str
+    run_id: str
+    iteration: int
+    rollout_id: str
+    method: str
+    step: int | None  #: 0-based index of the first wrong step
+    n_steps: int
+    char_start: int | None  #: span of that step in the rollout's text, end exclusive
+    char_end: int | None
+    token_start: int | None  #: span of that step in the rollout's tokens, end exclusive
+    token_end: int | None
+    evidence: str | None  #: readable, for example "17 + 9 = 25, but it is 26"
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """One attempt of the policy to diagnose and correct one wrong rollout, guided by a correct sibling."""
+
+    correction_id: str
+    run_id: str
+    iteration: int
+    query_id: str
+    wrong_rollout_id: str
+    reference_rollout_id: str
+    error_location_id: str | None  #: the location that gave the prompt its hint; None when there was none
+    policy_version_id: str
+    prompt_version: str
+    prompt_sha256: str  #: of the template's text
+    seed: int
+    raw_output: str
+    finish_reason: FinishReason
+    parse_outcome: ParseOutcome
+    parse_detail: str | None
+    analysis: str | None
+    prefix_steps: int | None  #: steps of the wrong rollout that were kept, the erroneous one included
+    prefix_char_end: int | None  #: end of the kept prefix in the wrong rollout's text
+    prefix_token_end: int | None  #: end of the kept prefix in the wrong rollout's tokens
+    match_score: float | None  #: similarity of transcription and kept prefix, 0-100
+    diagnosis: str | None
+    correction: str | None
+    constructed_text: str | None  #: prefix + diagnosis + correction; None unless parsed
+    content_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionDecision:
+    """Whether something may enter the batch, and why. Every query, rollout and construction of an iteration has one."""
+
+    decision_id: str
+    run_id: str
+    iteration: int
+    subject_kind: SubjectKind
+    subject_id: str
+    selected: bool
+    reason: str  #: a word from `difficulty.Reason`
+    n_correct: int | None  #: |P| of the query's group
+    n_wrong: int | None  #: |N|
+    n_unknown: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Advantage:
+    """The advantage of one trajectory in one update, with all that it was computed from."""
+
+    run_id: str
+    iteration: int
+    subject_kind: SubjectKind
+    subject_id: str
+    advantage_group: AdvantageGroup
+    scope: str  #: what was normalised together: "query", "batch", "original"
+    query_id: str
+    group_size: int
+    reward: float
+    mean: float
+    std: float
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenWeight:
+    """OTS weights of one constructed trajectory, with the terms they came from (before the update)."""
+
+    run_id: str
+    iteration: int
+    subject_id: str
+    weights_T: list[float]
+    logprobs_T: list[float]
+    entropies_T: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateMetric:
+    """One number about one update, in long form."""
+
+    run_id: str
+    iteration: int
+    policy_version_id: str  #: the version that came out
+    optimizer_step: int  #: step within the iteration, 0-based; -1 for a number about the whole update
+    name: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One metric of one policy version on one data set, with its confidence interval."""
+
+    evaluation_id: str
+    run_id: str
+    iteration: int
+    policy_version_id: str
+    dataset: str
+    metric: str  #: "pass@1", ...
+    value: float
+    low: float
+    high: float
+    confidence: float
+    interval_method: str
+    n_queries: int
+    n_samples: int  #: rollouts for each query
