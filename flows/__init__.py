@@ -1,0 +1,1 @@
+"""The flows: what can be scheduled from the Prefect UI."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from tapo_core.errors import ConfigError
 from tapo_core.ids import digest
-from tapo_core.nano.prepare import NanoConfig
+from tapo_core.nano.config import NanoConfig
 
 NANO = "nano"  #: in place of a path: the built-in model or data, made from the [nano] section
 

@@ -43,6 +43,7 @@ class ParseOutcome(StrEnum):
     NO_ERROR_LEFT = "no_error_left"  #: the whole wrong rollout was copied; nothing was corrected
     NO_DIAGNOSIS = "no_diagnosis"  #: after the prefix comes no diagnosis in words
     NO_CORRECTION = "no_correction"  #: after the diagnosis comes nothing
+    PROMPT_TOO_LONG = "prompt_too_long"  #: the construction prompt left no room for an answer; nothing was sampled
     LEAKS_REFERENCE = "leaks_reference"  #: the text speaks of the reference solution it was shown
 
 

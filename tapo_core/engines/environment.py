@@ -27,21 +27,32 @@ def prepare_environment() -> None:
     defaults = {
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
         # One process: the engine core runs in ours, so that its weights can be replaced and its death is ours to see.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "TOKENIZERS_PARALLELISM": "false",
-        "TRANSFORMERS_VERBOSITY": "error",
+        # OpenMP threads that wait by spinning make two busy processes on the same cores about ten times slower.
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
+    _set_defaults(defaults)
+    # Only now: has_gpu imports torch, and OpenMP reads its variables when torch is imported.
     if not has_gpu():
-        defaults |= {
-            "OMP_NUM_THREADS": str(os.cpu_count() or 1),
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "DS_ACCELERATOR": "cpu",
-            # DeepSpeed compiles small functions with torch.compile; on CPU that costs more than it saves.
-            "TORCHDYNAMO_DISABLE": "1",
-            # torch.distributed with one rank still opens a socket: keep it on loopback.
-            "GLOO_SOCKET_IFNAME": "lo",
-        }
+        _set_defaults(
+            {
+                "OMP_NUM_THREADS": str(os.cpu_count() or 1),
+                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+                "DS_ACCELERATOR": "cpu",
+                # DeepSpeed compiles small functions with torch.compile; on CPU that costs more than it saves.
+                "TORCHDYNAMO_DISABLE": "1",
+                # torch.distributed with one rank still opens a socket: keep it on loopback.
+                "GLOO_SOCKET_IFNAME": "lo",
+            }
+        )
+
+
+def _set_defaults(defaults: dict[str, str]) -> None:
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import transformers
+import transformers.utils.logging
 
 from tapo_core.config import SamplerConfig
 from tapo_core.engines.environment import has_gpu
@@ -14,6 +15,8 @@ from tapo_core.records import FinishReason
 
 if TYPE_CHECKING:
     import torch
+
+transformers.utils.logging.disable_progress_bar()
 
 
 def load_model(checkpoint: Path, dtype: str, device: str) -> "torch.nn.Module":

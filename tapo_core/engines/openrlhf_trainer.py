@@ -189,15 +189,24 @@ class OpenRlhfTrainer:
                 )
                 part = scale[group] * loss
                 total = part if total is None else total + part
-                metrics[f"loss/{group}"] += float(loss)
+                metrics[f"loss/{group}"] += float(loss.detach())
                 metrics[f"clip_fraction/{group}"] += float(clipped) * share
                 metrics[f"kl/{group}"] += float(kl) * share
-                metrics["loss"] += float(part)
+                metrics["loss"] += float(part.detach())
             engine.set_gradient_accumulation_boundary(number == len(batches) - 1)
             self._strategy.backward(total, self._actor, self._optimizer)
+            metrics["grad_norm"] = self._gradient_norm()
             self._strategy.optimizer_step(self._optimizer, self._actor, self._scheduler)
-        metrics["grad_norm"] = self._strategy.get_grad_norm(self._actor)
+        if self._config.zero_stage > 0:
+            metrics["grad_norm"] = self._strategy.get_grad_norm(self._actor)
         return StepMetrics(metrics)
+
+    def _gradient_norm(self) -> float:
+        """Norm of the gradients gathered so far, before clipping. DeepSpeed tells it only for ZeRO stages above 0."""
+        import torch
+
+        gradients = [p.grad for p in self._actor.model.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
 
     def _column(self, flags: Sequence[bool]) -> "torch.Tensor":
         import torch

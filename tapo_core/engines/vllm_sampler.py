@@ -8,7 +8,6 @@ plain tensors instead. The probe (`engines.probe`) proves after every load that 
 import importlib.metadata
 import math
 import os
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from tapo_core.records import FinishReason
 
 if TYPE_CHECKING:
     from vllm import LLM
+    from vllm.inputs import PromptType
 
 
 def _keep_weights_unpacked() -> None:
@@ -42,6 +42,17 @@ def _vllm_version() -> str:
     return "vllm (version unknown)"
 
 
+def _reporting_bar(report: Callable[[int], None]) -> Any:
+    """A tqdm class that draws nothing and reports how many sequences are finished."""
+    from tqdm import tqdm
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        def display(self, *args: Any, **kwargs: Any) -> None:
+            report(int(self.n))
+
+    return Bar
+
+
 class VllmSampler:
     """`Sampler` over one in-process vLLM engine (see `engines.protocols.Sampler`)."""
 
@@ -51,7 +62,6 @@ class VllmSampler:
         self._dtype = dtype
         self._engine: LLM | None = None
         self._policy_version_id: str | None = None
-        self._counter = 0
 
     @property
     def policy_version_id(self) -> str | None:
@@ -100,6 +110,7 @@ class VllmSampler:
             # A constant: every request brings its own seed, derived from the run's.
             seed=0,
             disable_log_stats=True,
+            use_tqdm_on_load=False,
             **options,
         )
 
@@ -107,17 +118,12 @@ class VllmSampler:
         self, requests: Sequence[SampleRequest], progress: Callable[[int], None] | None = None
     ) -> list[Sample]:
         """Sample every request, in order."""
-        from vllm import SamplingParams
+        from vllm import SamplingParams, TokensPrompt
 
         if self._engine is None or self._policy_version_id is None:
             raise RuntimeError("load_policy comes before sample")
-        core = self._engine.llm_engine
-        order = {}
-        for index, request in enumerate(requests):
-            self._counter += 1
-            request_id = str(self._counter)
-            order[request_id] = index
-            params = SamplingParams(
+        params = [
+            SamplingParams(
                 n=1,
                 seed=request.seed,
                 temperature=request.temperature,
@@ -127,32 +133,18 @@ class VllmSampler:
                 logprobs=0,
                 detokenize=False,
             )
-            core.add_request(request_id, {"prompt_token_ids": request.prompt_token_ids}, params)
-        samples: list[Sample | None] = [None] * len(requests)
-        done = 0
-        last_report = time.monotonic()
+            for request in requests
+        ]
+        prompts: list[PromptType] = [TokensPrompt(prompt_token_ids=request.prompt_token_ids) for request in requests]
         try:
-            while core.has_unfinished_requests():
-                for output in core.step():
-                    if not output.finished:
-                        continue
-                    samples[order[output.request_id]] = self._read(output.outputs[0])
-                    done += 1
-                if progress is not None and time.monotonic() - last_report > 1.0:
-                    progress(done)
-                    last_report = time.monotonic()
+            outputs = self._engine.generate(prompts, params, use_tqdm=_reporting_bar(progress) if progress else False)
         except BaseException as error:
             # Requests of a broken call must not be finished by the next one, so the engine goes with them.
             self.close()
             if isinstance(error, RuntimeError):
-                raise TransientError(f"vLLM died after {done} of {len(requests)} sequences: {error}") from error
+                raise TransientError(f"vLLM died while sampling {len(requests)} sequences: {error}") from error
             raise
-        if progress is not None:
-            progress(done)
-        finished = [sample for sample in samples if sample is not None]
-        if len(finished) != len(requests):
-            raise TransientError(f"vLLM returned {len(finished)} of {len(requests)} sequences")
-        return finished
+        return [self._read(output.outputs[0]) for output in outputs]
 
     @staticmethod
     def _read(completion: Any) -> Sample:

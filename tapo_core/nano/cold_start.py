@@ -43,7 +43,9 @@ class ColdStart:
 
 def chat_prompt(tokenizer: PreTrainedTokenizerFast, message: str) -> str:
     """A user message as the text that the policy continues."""
-    text = tokenizer.apply_chat_template([{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
+    )
     if not isinstance(text, str):
         raise TypeError("the chat template gave no text")
     return text
@@ -71,7 +73,7 @@ def train(config: NanoConfig, progress: Progress | None = None) -> ColdStart:
             losses.append(_step(model, optimizer, _encode(tokenizer, examples)))
             if progress is not None:
                 progress("cold start", (step + 1) / config.steps)
-    model.eval()
+    model.train(False)
     tail = losses[-max(1, len(losses) // 10) :]
     return ColdStart(model, tokenizer, sum(tail) / len(tail))
 
@@ -105,9 +107,7 @@ def _micro_batches(rows: list[tuple[list[int], int]]) -> Iterator[tuple[torch.Te
         yield ids_BT, labels_BT
 
 
-def _step(
-    model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, rows: list[tuple[list[int], int]]
-) -> float:
+def _step(model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, rows: list[tuple[list[int], int]]) -> float:
     """One optimizer step; returns the loss in nats a token."""
     n_targets = sum(len(ids) - n for ids, n in rows)
     optimizer.zero_grad(set_to_none=True)

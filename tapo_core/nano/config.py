@@ -1,8 +1,8 @@
 """The settings of the built-in model and task."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Level = Literal[1, 2, 3, 4, 5, 6]
 
@@ -33,6 +33,13 @@ class NanoConfig(BaseModel):
     n_heads: int = Field(4, ge=1)
     n_kv_heads: int = Field(2, ge=1)
     ffn_size: int = Field(256, ge=32)
+
+    @model_validator(mode="after")
+    def _leaves_room(self) -> Self:
+        total = self.slip_share + self.reflective_share + self.construction_share
+        if total >= 1:
+            raise ValueError(f"the shares add up to {total:g}; they must leave room for right direct answers")
+        return self
 
     @property
     def mix(self) -> list[tuple[str, int]]:

@@ -4,7 +4,7 @@ import torch
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from tapo_core.nano.config import NanoConfig
-from tapo_core.nano.tokenizer import END, MAX_LENGTH, PAD, VOCAB_SIZE, build_tokenizer
+from tapo_core.nano.tokenizer import END_ID, MAX_LENGTH, PAD_ID, VOCAB_SIZE
 
 #: The smallest head that vLLM's CPU attention knows.
 HEAD_DIM = 32
@@ -12,7 +12,6 @@ HEAD_DIM = 32
 
 def model_config(config: NanoConfig) -> Qwen3Config:
     """The architecture. Model and tokenizer have the same vocabulary size: engines disagree about padded ones."""
-    tokenizer = build_tokenizer()
     return Qwen3Config(
         vocab_size=VOCAB_SIZE,
         hidden_size=config.hidden_size,
@@ -26,8 +25,8 @@ def model_config(config: NanoConfig) -> Qwen3Config:
         use_cache=True,
         attention_dropout=0.0,
         bos_token_id=None,
-        eos_token_id=tokenizer.convert_tokens_to_ids(END),
-        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
+        eos_token_id=END_ID,
+        pad_token_id=PAD_ID,
         dtype="float32",
     )
 
@@ -37,9 +36,9 @@ def build_model(config: NanoConfig, seed: int) -> Qwen3ForCausalLM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         architecture = model_config(config)
-        model = Qwen3ForCausalLM(architecture)
+        model = Qwen3ForCausalLM(architecture)  # type: ignore[no-untyped-call]
     # Plain sampling unless a caller asks otherwise: the library's default of top_k = 50 would silently cut the distribution.
-    model.generation_config = GenerationConfig(
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=True,
         temperature=1.0,
         top_k=0,

@@ -21,6 +21,7 @@ from tapo_core.nano.task import LEVELS, MAX_NUMBER
 VOCAB_SIZE = 512
 MAX_LENGTH = 1024
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+PAD_ID, START_ID, END_ID = 0, 1, 2
 
 #: ChatML, as Qwen writes it, without a default system message.
 CHAT_TEMPLATE = (
@@ -30,9 +31,9 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
 
-_CORPUS_EXAMPLES = 4000
+_CORPUS_EXAMPLES = 1000
 _CORPUS_SEED = 0
-_CORPUS_SHARES = Shares(slip=0.1, reflective=0.2, construction=0.6)
+_CORPUS_SHARES = Shares(slip=0.1, reflective=0.25, construction=0.4)
 
 
 def _corpus() -> Iterator[str]:
@@ -65,7 +66,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(), trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         eos_token=END,
         pad_token=PAD,

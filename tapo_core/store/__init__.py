@@ -1,0 +1,39 @@
+"""The trajectory store: everything a run does, in one DuckDB file that SQL can ask.
+
+The rules that the rest of TAPO builds on:
+
+1. A run's folder holds ``store/trajectories.duckdb`` and ``store/ledger.jsonl``. Only this package opens them.
+2. One record class is one table. Values are checked on their way in and come back equal; log-probabilities and OTS
+   weights are float32.
+3. A stage writes once, in one transaction (`StoreWriter.commit_stage`). Asked again with the same config and inputs, it
+   gets its commit back and nothing is written; asked with others, it is refused.
+4. A key stands for one content. The same row again is no news; another row under the same key is an error.
+5. Every id that a row names is in the store when the row is.
+6. Commits are chained by digests, and each leaves a line in the ledger. A store that lost a commit does not open.
+7. One process writes, or many read. Connections are short; whoever comes second waits, then hears who holds the file.
+8. People's SQL (`query`) reads this store and nothing else, for a limited time.
+"""
+
+from tapo_core.store.batches import content_digest
+from tapo_core.store.commits import StageCommit
+from tapo_core.store.lineage import Lineage, LineageEdge, LineageNode, lineage, render_tree, to_json
+from tapo_core.store.reader import load, open_reader, query, verified_commits
+from tapo_core.store.tables import Record
+from tapo_core.store.writer import StoreWriter
+
+__all__ = [
+    "Lineage",
+    "LineageEdge",
+    "LineageNode",
+    "Record",
+    "StageCommit",
+    "StoreWriter",
+    "content_digest",
+    "lineage",
+    "load",
+    "open_reader",
+    "query",
+    "render_tree",
+    "to_json",
+    "verified_commits",
+]

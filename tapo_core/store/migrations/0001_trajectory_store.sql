@@ -145,7 +145,7 @@ CREATE TABLE correction (
     parse_outcome VARCHAR NOT NULL CHECK (
         parse_outcome IN (
             'parsed', 'truncated', 'no_tag', 'prefix_mismatch', 'no_error_left', 'no_diagnosis', 'no_correction',
-            'leaks_reference'
+            'prompt_too_long', 'leaks_reference'
         )
     ),
     parse_detail VARCHAR,

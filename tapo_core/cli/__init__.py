@@ -1,0 +1,1 @@
+"""The command line: ``tapo demo | train | eval | sql | lineage``."""

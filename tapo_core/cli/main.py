@@ -1,0 +1,135 @@
+"""The commands of ``tapo``. Exit codes: 0 done, 1 the run stopped, 2 bad input (one line says what), 130 interrupted."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tapo_core.cli.formats import TableFormat
+from tapo_core.errors import TapoError, UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+ConfigFile = Annotated[Path, typer.Argument(help="TOML file, for example configs/nano_tapo.toml")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a key: --set section.key=value (may be repeated)")
+]
+RunFolder = Annotated[
+    Path | None, typer.Option("--run", help="Folder of the run; the newest run under runs/ when left out")
+]
+
+
+
+
+@app.callback()
+def tapo() -> None:
+    """Trajectory-augmented policy optimization, with every trajectory in DuckDB."""
+
+
+@app.command()
+def demo(
+    output_dir: Annotated[Path, typer.Option(help="Folder for the runs")] = Path("runs"), overrides: Overrides = None
+) -> None:
+    """Train the built-in model with TAPO and look at what happened."""
+    _quiet_prefect()
+    from tapo_core.cli.demo import run_demo
+
+    run_demo(output_dir, overrides or [])
+
+
+@app.command()
+def train(config_file: ConfigFile, overrides: Overrides = None) -> None:
+    """Train a run, or go on with one that was interrupted."""
+    _quiet_prefect()
+    from tapo_core.cli.runs import train_with_progress
+    from tapo_core.config import load_config
+
+    train_with_progress(load_config(config_file, overrides or []), f"tapo train {config_file}")
+
+
+@app.command(name="eval")
+def evaluate(
+    config_file: ConfigFile,
+    iteration: Annotated[
+        int | None, typer.Option(min=0, help="Which policy version (0 = the initial model); the newest when left out")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Evaluate a policy version of a run on the held-out queries, and list all its evaluations."""
+    _quiet_prefect()
+    from tapo_core.cli.runs import evaluate_with_progress
+    from tapo_core.config import load_config
+
+    evaluate_with_progress(load_config(config_file, overrides or []), iteration)
+
+
+@app.command()
+def sql(
+    statement: Annotated[str, typer.Argument(help='For example "SELECT * FROM iteration_summary"')],
+    run: RunFolder = None,
+    output: Annotated[TableFormat, typer.Option("--format")] = TableFormat.TABLE,
+    limit_seconds: Annotated[float, typer.Option(min=0.1, help="Stop the query after this time")] = 30.0,
+) -> None:
+    """Ask a run's store. Read-only, at any time, also while the run trains."""
+    from tapo_core.cli.show import print_table
+    from tapo_core.store import query
+
+    print_table(query(_run_folder(run), statement, limit_seconds=limit_seconds), output)
+
+
+@app.command()
+def lineage(
+    subject_id: Annotated[str, typer.Argument(help="An id of any row, or its first characters (6 at least)")],
+    run: RunFolder = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+) -> None:
+    """Show where a row came from and what became of it: query, policy, rollouts, verdicts, correction, update."""
+    from tapo_core.store import lineage as trace
+    from tapo_core.store import render_tree, to_json
+
+    found = trace(_run_folder(run), subject_id)
+    typer.echo(to_json(found) if as_json else render_tree(found))
+
+
+def _run_folder(run: Path | None) -> Path:
+    """The folder that was named, or the run under runs/ that was written to last.
+
+    Raises:
+        UserError: none was named and there is none.
+    """
+    if run is not None:
+        return run
+    stores = sorted(Path("runs").glob("*/store"), key=lambda store: store.stat().st_mtime)
+    if not stores:
+        raise UserError("no run under runs/: give its folder with --run, or make one with `tapo demo`")
+    return stores[-1].parent
+
+
+def _quiet_prefect() -> None:
+    """Prefect's own log lines would tear the progress display; warnings stay. Must run before prefect is imported."""
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    # The temporary server of a run without PREFECT_API_URL: a busy machine needs longer than the default 20 s.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
+    from tapo_core.engines.environment import prepare_environment
+
+    prepare_environment()
+
+
+def main() -> None:
+    """Entry point: every error that TAPO raises on purpose is one clear line."""
+    try:
+        app()
+    except UserError as error:
+        _fail(error, 2)
+    except TapoError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(error: TapoError, code: int) -> None:
+    print(f"tapo: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(code)

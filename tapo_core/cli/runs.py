@@ -1,0 +1,37 @@
+"""``tapo train`` and ``tapo eval``: the flows, with progress on the terminal."""
+
+from rich.console import Console
+
+from tapo_core.cli.formats import TableFormat
+from tapo_core.cli.reporter import RichReporter
+from tapo_core.cli.show import print_table
+from tapo_core.config import TapoConfig
+from tapo_core.progress import reporting
+from tapo_core.store import query
+
+EVALUATIONS = """
+SELECT iteration, dataset, metric, value, low, high, confidence, n_queries, n_samples FROM evaluation ORDER BY iteration
+"""
+
+
+def train_with_progress(config: TapoConfig, again: str) -> None:
+    """Run the train flow; `again` is the command that goes on with an interrupted run."""
+    from flows.train import train
+
+    console = Console(stderr=True)
+    try:
+        with RichReporter(console, config.run.iterations) as reporter, reporting(reporter):
+            train(config)
+    except KeyboardInterrupt:
+        console.print(f"\nInterrupted. Nothing is lost; go on with: {again}", highlight=False, markup=False)
+        raise
+    console.print(f"{config.run_folder}: {config.run.iterations} iterations", highlight=False, markup=False)
+
+
+def evaluate_with_progress(config: TapoConfig, iteration: int | None) -> None:
+    """Run the evaluate flow and print all evaluations of the run."""
+    from flows.evaluate import evaluate_policy
+
+    with RichReporter(Console(stderr=True), config.run.iterations) as reporter, reporting(reporter):
+        evaluate_policy(config, iteration)
+    print_table(query(config.run_folder, EVALUATIONS), TableFormat.TABLE)

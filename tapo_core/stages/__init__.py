@@ -1,0 +1,5 @@
+"""The stages of an iteration, as plain functions over a `Session`: each reads its inputs from the store, does its work, and
+writes what it made in one transaction. Called again with the same inputs, a stage returns what it wrote the first time.
+
+    start -> [ sample -> verify -> locate_error -> diagnose_and_correct -> filter_by_difficulty -> update_policy ] x N
+"""

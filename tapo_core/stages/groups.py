@@ -1,0 +1,70 @@
+"""An iteration's groups, read back from the store: each query's rollouts with their verdicts."""
+
+from dataclasses import dataclass
+
+from tapo_core.difficulty import GroupCounts, Reason, draw_candidates, judge_query
+from tapo_core.records import Rollout, RolloutKind, SubjectKind, Verification, VerificationOutcome
+from tapo_core.session import Session
+from tapo_core.store import load
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The K rollouts of one query in one iteration, by k, and what the verifier said of them."""
+
+    query_id: str
+    rollouts_K: list[Rollout]
+    verdicts_K: list[Verification]
+
+    @property
+    def counts(self) -> GroupCounts:
+        """|P|, |N| and unknown."""
+        return GroupCounts.of([verdict.outcome for verdict in self.verdicts_K])
+
+    def with_outcome(self, *outcomes: VerificationOutcome) -> list[Rollout]:
+        """The rollouts with one of these verdicts."""
+        pairs = zip(self.rollouts_K, self.verdicts_K, strict=True)
+        return [rollout for rollout, verdict in pairs if verdict.outcome in outcomes]
+
+    @property
+    def correct(self) -> list[Rollout]:
+        """P."""
+        return self.with_outcome(VerificationOutcome.CORRECT)
+
+    @property
+    def wrong(self) -> list[Rollout]:
+        """N: wrong answers and missing ones."""
+        return self.with_outcome(VerificationOutcome.WRONG, VerificationOutcome.NO_ANSWER)
+
+
+def load_groups(session: Session, iteration: int) -> list[Group]:
+    """All groups of an iteration, by query id."""
+    key = {"run_id": session.run_id, "iteration": iteration}
+    verdicts = {
+        verdict.subject_id: verdict
+        for verdict in load(session.folder, Verification, **key, subject_kind=SubjectKind.ROLLOUT)
+    }
+    by_query: dict[str, list[Rollout]] = {}
+    for rollout in load(session.folder, Rollout, **key, kind=RolloutKind.TRAINING):
+        by_query.setdefault(rollout.query_id, []).append(rollout)
+    groups = []
+    for query_id, rollouts in sorted(by_query.items()):
+        rollouts.sort(key=lambda rollout: rollout.k)
+        groups.append(Group(query_id, rollouts, [verdicts[rollout.rollout_id] for rollout in rollouts]))
+    return groups
+
+
+def judge_group(session: Session, group: Group) -> Reason:
+    """Whether constructions are made for a group's query."""
+    if session.config.method == "grpo":
+        return Reason.CONSTRUCTIONS_OFF
+    return judge_query(group.counts, session.config.filter)
+
+
+def candidates(session: Session, iteration: int, group: Group) -> list[Rollout]:
+    """The wrong rollouts of a group that are to be corrected: none unless its query is eligible."""
+    if judge_group(session, group) is not Reason.ELIGIBLE:
+        return []
+    wrong = {rollout.rollout_id: rollout for rollout in group.wrong}
+    seed = session.seed(iteration, "draw_candidates", group.query_id)
+    return [wrong[rollout_id] for rollout_id in draw_candidates(list(wrong), session.config.filter, seed)]

@@ -1,0 +1,189 @@
+"""Stage 6: one policy update on the selected trajectories, and a new policy version."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from tapo_core.advantages import Normalised, Rewarded, decoupled_advantages
+from tapo_core.engines.openrlhf_trainer import drop_optimizer_states
+from tapo_core.engines.protocols import TokenScores, TrainingTrajectory
+from tapo_core.ids import deterministic_id, tree_digest
+from tapo_core.records import (
+    Advantage,
+    AdvantageGroup,
+    Correction,
+    PolicyVersion,
+    Rollout,
+    RolloutKind,
+    RolloutTokens,
+    SelectionDecision,
+    SubjectKind,
+    TokenRole,
+    TokenWeight,
+    UpdateMetric,
+    Verification,
+)
+from tapo_core.session import Session
+from tapo_core.store import Record, StageCommit, load
+from tapo_core.token_weights import ood_token_weights
+
+STAGE = "update_policy"
+_KINDS = {AdvantageGroup.ORIGINAL: SubjectKind.ROLLOUT, AdvantageGroup.CONSTRUCTED: SubjectKind.CONSTRUCTED}
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """One selected trajectory before its update."""
+
+    advantage: Normalised
+    tokens: RolloutTokens
+
+
+def update_policy(session: Session, iteration: int, input_digest: str) -> StageCommit:
+    """Advantages, OTS weights, the optimizer steps, a published checkpoint, and the rows that say what was done.
+
+    An iteration without a selected trajectory (everything mastered, or nothing reached) publishes the unchanged policy.
+
+    Raises:
+        IntegrityError: optimizer state on disk is not what was recorded.
+    """
+    done = session.done(STAGE, iteration, input_digest)
+    if done is not None:
+        return done
+    parent = session.policy_version(iteration - 1)
+    members = _members(session, iteration)
+    trainer = session.trainer_at(parent)
+    scores = trainer.score([m.tokens.prompt_token_ids for m in members], [m.tokens.token_ids_T for m in members])
+    trajectories = [_trajectory(session, m, s) for m, s in zip(members, scores, strict=True)]
+    steps = trainer.update(trajectories, session.seed(iteration, STAGE)) if trajectories else []
+    policy_version_id = deterministic_id("policy_version", run=session.run_id, iteration=iteration)
+    folder = session.folder / "policies" / f"{iteration:06d}"
+    trainer.publish(folder, policy_version_id)
+    version = PolicyVersion(
+        policy_version_id=policy_version_id,
+        run_id=session.run_id,
+        iteration=iteration,
+        parent_policy_version_id=parent.policy_version_id,
+        checkpoint_path=str((folder / "hf").relative_to(session.folder)),
+        checkpoint_digest=tree_digest(folder / "hf"),
+        optimizer_path=str((folder / "deepspeed").relative_to(session.folder)),
+        optimizer_digest=tree_digest(folder / "deepspeed"),
+        optimizer_steps=parent.optimizer_steps + len(steps),
+    )
+    metrics = {(number, name): value for number, step in enumerate(steps) for name, value in step.values.items()}
+    metrics |= {(-1, name): value for name, value in _mismatch(members, scores).items()}
+    records: list[Record] = [version, *_advantages(session, iteration, members)]
+    records += _token_weights(session, iteration, members, trajectories, scores)
+    records += [
+        UpdateMetric(session.run_id, iteration, policy_version_id, step, name, value)
+        for (step, name), value in metrics.items()
+    ]
+    manifest = {
+        "policy_version_id": policy_version_id,
+        "checkpoint_digest": version.checkpoint_digest,
+        "n_original": sum(m.advantage.group is AdvantageGroup.ORIGINAL for m in members),
+        "n_constructed": sum(m.advantage.group is AdvantageGroup.CONSTRUCTED for m in members),
+        "n_steps": len(steps),
+    }
+    commit = session.commit(STAGE, iteration, input_digest, manifest, records)
+    # After the commit, so that the state a retry starts from is there until the retry is no longer needed.
+    drop_optimizer_states(session.folder / "policies", session.config.update.keep_optimizer_states)
+    return commit
+
+
+def _members(session: Session, iteration: int) -> list[_Member]:
+    """The selected trajectories with their advantages, in an order that depends on ids alone."""
+    key = {"run_id": session.run_id, "iteration": iteration}
+    selected = {d.subject_id for d in load(session.folder, SelectionDecision, **key) if d.selected}
+    rewards = {v.subject_id: v.reward for v in load(session.folder, Verification, **key)}
+    tokens = {
+        row.subject_id: row
+        for row in load(session.folder, RolloutTokens, **key)
+        if row.role is not TokenRole.CORRECTION
+    }
+    rollouts = sorted(
+        load(session.folder, Rollout, **key, kind=RolloutKind.TRAINING), key=lambda r: (r.query_id, r.k)
+    )
+    place = {rollout.rollout_id: (rollout.query_id, rollout.k) for rollout in rollouts}
+    corrections = sorted(load(session.folder, Correction, **key), key=lambda c: place[c.wrong_rollout_id])
+    original = _rewarded([(r.rollout_id, r.query_id) for r in rollouts], selected, rewards)
+    constructed = _rewarded([(c.correction_id, c.query_id) for c in corrections], selected, rewards)
+    normalised = decoupled_advantages(original, constructed, session.config.advantage)
+    return [_Member(item, tokens[item.subject_id]) for item in normalised]
+
+
+def _rewarded(
+    subjects: Sequence[tuple[str, str]], selected: set[str], rewards: dict[str, float | None]
+) -> list[Rewarded]:
+    """Selected subjects that have a reward. (A selected one always has: unknown verdicts are never selected.)"""
+    result = []
+    for subject_id, query_id in subjects:
+        reward = rewards.get(subject_id)
+        if subject_id in selected and reward is not None:
+            result.append(Rewarded(subject_id, query_id, reward))
+    return result
+
+
+def _trajectory(session: Session, member: _Member, scores: TokenScores) -> TrainingTrajectory:
+    """What the trainer needs of one trajectory; OTS weights on constructed ones only."""
+    weights = [1.0] * len(scores.logprobs_T)
+    if member.advantage.group is AdvantageGroup.CONSTRUCTED:
+        weights = ood_token_weights(scores.logprobs_T, scores.entropies_T, session.config.token_weight)
+    return TrainingTrajectory(
+        subject_id=member.advantage.subject_id,
+        group=member.advantage.group,
+        prompt_token_ids=member.tokens.prompt_token_ids,
+        response_token_ids_T=member.tokens.token_ids_T,
+        old_logprobs_T=scores.logprobs_T,
+        advantage=member.advantage.value,
+        weights_T=weights,
+    )
+
+
+def _advantages(session: Session, iteration: int, members: Sequence[_Member]) -> list[Advantage]:
+    rows = []
+    for member in members:
+        values = asdict(member.advantage)
+        group = values.pop("group")
+        rows.append(
+            Advantage(
+                run_id=session.run_id,
+                iteration=iteration,
+                subject_kind=_KINDS[group],
+                advantage_group=group,
+                **values,
+            )
+        )
+    return rows
+
+
+def _token_weights(
+    session: Session,
+    iteration: int,
+    members: Sequence[_Member],
+    trajectories: Sequence[TrainingTrajectory],
+    scores: Sequence[TokenScores],
+) -> list[TokenWeight]:
+    return [
+        TokenWeight(
+            session.run_id, iteration, m.advantage.subject_id, t.weights_T, s.logprobs_T, s.entropies_T
+        )
+        for m, t, s in zip(members, trajectories, scores, strict=True)
+        if m.advantage.group is AdvantageGroup.CONSTRUCTED
+    ]
+
+
+def _mismatch(members: Sequence[_Member], scores: Sequence[TokenScores]) -> dict[str, float]:
+    """How far the sampler's log-probabilities are from the trainer's, over all original tokens (nats)."""
+    differences = [
+        abs(sampled - scored)
+        for member, score in zip(members, scores, strict=True)
+        if member.tokens.logprobs_T is not None
+        for sampled, scored in zip(member.tokens.logprobs_T, score.logprobs_T, strict=True)
+    ]
+    if not differences:
+        return {}
+    return {
+        "sampler_mismatch/max": max(differences),
+        "sampler_mismatch/mean": math.fsum(differences) / len(differences),
+    }

@@ -1,0 +1,105 @@
+"""What a stage hands in, table by table: each key once, and never against what the store has."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow
+
+from tapo_core.errors import IntegrityError
+from tapo_core.ids import digest
+from tapo_core.store.rows import keys_and_digests, select_list, to_arrow
+from tapo_core.store.tables import TABLES, Record, Table
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The rows of one table that a stage hands in, each key once."""
+
+    table: Table
+    rows: pyarrow.Table
+    digests: dict[tuple[Any, ...], str]
+
+    @property
+    def incoming(self) -> str:
+        """The temporary table in which SQL sees the rows."""
+        return f"incoming_{self.table.name}"
+
+
+def _batch(table: Table, records: Sequence[Record]) -> Batch:
+    rows = to_arrow(table, records)
+    digests: dict[tuple[Any, ...], str] = {}
+    kept = []
+    for index, (key, row_digest) in enumerate(keys_and_digests(table, rows)):
+        if key not in digests:
+            digests[key] = row_digest
+            kept.append(index)
+        elif digests[key] != row_digest:
+            first = next(i for i in kept if tuple(getattr(records[i], name) for name in table.key) == key)
+            raise _contradiction(table, key, rows.slice(first, 1), rows.slice(index, 1), "twice in this stage")
+    return Batch(table, rows.take(kept) if len(kept) < len(rows) else rows, digests)
+
+
+def _contradiction(
+    table: Table, key: tuple[Any, ...], one: pyarrow.Table, other: pyarrow.Table, where: str
+) -> IntegrityError:
+    (left,), (right,) = one.to_pylist(), other.to_pylist()
+    named = ", ".join(f"{name}={value}" for name, value in zip(table.key, key, strict=True))
+    columns = ", ".join(name for name in table.column_names if left[name] != right[name])
+    return IntegrityError(
+        f"{table.name} ({named}) is {where} with different content in: {columns}. Nothing was written."
+    )
+
+
+def make_batches(records: Sequence[Record]) -> list[Batch]:
+    """The records by table, in the order of `TABLES`."""
+    by_class: dict[type[Any], list[Record]] = {}
+    for record in records:
+        by_class.setdefault(type(record), []).append(record)
+    strangers = [record_class.__name__ for record_class in by_class if record_class not in TABLES]
+    if strangers:
+        raise TypeError(f"no table holds records of {', '.join(strangers)}")
+    return [_batch(table, by_class[record_class]) for record_class, table in TABLES.items() if record_class in by_class]
+
+
+def content_digest(records: Sequence[Record]) -> str:
+    """The digest of records as the store keeps it in a stage's commit: whatever their order, repeats counted once.
+
+    Raises:
+        IntegrityError: for values that the store cannot hold, or two records with one key and different content.
+    """
+    return batches_digest(make_batches(records))
+
+
+def batches_digest(batches: Sequence[Batch]) -> str:
+    """The digest of all rows of a stage."""
+    return digest({batch.table.name: [row for _, row in sorted(batch.digests.items())] for batch in batches})
+
+
+def insert_batch(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
+    """Insert the rows that are not there yet; those that are must be the same.
+
+    Raises:
+        IntegrityError: for a key that is there with different content.
+    """
+    table = batch.table
+    connection.register("handed_in", batch.rows)
+    casts = ", ".join(f"CAST({column.name} AS {column.sql_type}) AS {column.name}" for column in table.columns)
+    connection.execute(f"CREATE TEMP TABLE {batch.incoming} AS SELECT {casts} FROM handed_in")
+    connection.unregister("handed_in")
+    same_key = " AND ".join(f"incoming.{name} = stored.{name}" for name in table.key)
+    inserted = connection.execute(
+        f"INSERT INTO {table.name} SELECT * FROM {batch.incoming} AS incoming "
+        f"WHERE NOT EXISTS (SELECT 1 FROM {table.name} AS stored WHERE {same_key})"
+    ).fetchone()
+    if inserted == (len(batch.digests),):
+        return
+    stored = connection.execute(
+        f"SELECT {select_list(table)} FROM {table.name} AS stored "
+        f"WHERE EXISTS (SELECT 1 FROM {batch.incoming} AS incoming WHERE {same_key})"
+    ).to_arrow_table()
+    for index, (key, stored_digest) in enumerate(keys_and_digests(table, stored)):
+        if batch.digests[key] != stored_digest:
+            new = batch.rows.slice(list(batch.digests).index(key), 1)
+            raise _contradiction(table, key, stored.slice(index, 1), new, "in the store already,")

@@ -1,0 +1,78 @@
+"""Opening the DuckDB file of a run: where it is, who holds it, and what its failures mean.
+
+DuckDB lets one process write or many processes read, never both. Writers and readers are short-lived here, so whoever
+comes second waits a little.
+"""
+
+import os
+import re
+import time
+from pathlib import Path
+
+import duckdb
+
+from tapo_core.errors import IntegrityError, StoreLockedError
+
+#: DuckDB settings by name.
+Config = dict[str, str | bool | int | float | list[str]]
+
+#: Seconds to wait for another process before giving up.
+LOCK_SECONDS = 30.0
+
+#: Python variables must not become tables by their name, and no extension may come from the network.
+#: One thread: a stage is small, and its checkpoint is measurably slower on several.
+WRITER_CONFIG: Config = {
+    "python_enable_replacements": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "threads": "1",
+}
+
+
+def database_path(run_folder: Path) -> Path:
+    return run_folder / "store" / "trajectories.duckdb"
+
+
+def ledger_path(run_folder: Path) -> Path:
+    return run_folder / "store" / "ledger.jsonl"
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on one line."""
+    return " ".join(str(error).split())
+
+
+def _holder(message: str) -> str | None:
+    """Who holds the file, if that is what DuckDB complains about."""
+    if "different configuration" in message:
+        # The same file is open in this very process, for reading where we want to write or the other way round.
+        return f"this process (PID {os.getpid()})"
+    if "Could not set lock" not in message:
+        return None
+    found = re.search(r"\(PID (\d+)\)", message)
+    return f"PID {found[1]}" if found else "another process"
+
+
+def connect(path: Path, *, read_only: bool, config: Config, lock_seconds: float) -> duckdb.DuckDBPyConnection:
+    """Open a database file, waiting while another process holds it.
+
+    Raises:
+        StoreLockedError: when it is still held after `lock_seconds`; names the holder's PID.
+        IntegrityError: when the file is no database that this DuckDB can open.
+    """
+    deadline = time.monotonic() + lock_seconds
+    delay = 0.005
+    while True:
+        try:
+            return duckdb.connect(path, read_only=read_only, config=config)
+        except (duckdb.IOException, duckdb.ConnectionException) as error:
+            holder = _holder(str(error))
+            if holder is None:
+                raise IntegrityError(f"{path} cannot be opened: {one_line(error)}") from error
+            if time.monotonic() + delay > deadline:
+                raise StoreLockedError(
+                    f"{path} is held by {holder} and was not released within {lock_seconds:g} s. "
+                    "Close what holds it (a notebook, a viewer, another run), then run the stage again."
+                ) from error
+        time.sleep(delay)
+        delay = min(2 * delay, 0.25)

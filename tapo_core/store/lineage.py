@@ -1,0 +1,172 @@
+"""Where a trajectory came from, and what came of it."""
+
+import contextlib
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from tapo_core.errors import UserError
+from tapo_core.ids import canonical_json
+from tapo_core.store.reader import open_reader
+
+_MIN_PREFIX = 6
+_LABEL_WIDTH = 100
+
+# Two rules keep the walk to one thing's own story. A policy version met on the way is not walked through: below it lies
+# everything sampled later, above it (`trained_on`) everything it was trained on; only its parents are followed.
+# And a walk goes up or down, never up and then down, so that a rollout's siblings stay out.
+_WALK = """
+WITH RECURSIVE walked (child_kind, child_id, parent_kind, parent_id, relation, depth) AS (
+    SELECT child_kind, child_id, parent_kind, parent_id, relation, 1
+    FROM lineage_edge WHERE {here}_kind = $kind AND {here}_id = CAST($id AS UUID)
+    UNION
+    SELECT edge.child_kind, edge.child_id, edge.parent_kind, edge.parent_id, edge.relation, walked.depth + 1
+    FROM walked
+    JOIN lineage_edge AS edge ON edge.{here}_kind = walked.{there}_kind AND edge.{here}_id = walked.{there}_id
+    WHERE walked.depth <= $max_depth AND {through}
+)
+SELECT child_kind, CAST(child_id AS VARCHAR), parent_kind, CAST(parent_id AS VARCHAR), relation, min(depth)
+FROM walked GROUP BY ALL ORDER BY 6, 1, 2, 5, 3, 4
+LIMIT $max_edges + 1
+"""
+_UP = _WALK.format(
+    here="child", there="parent", through="(edge.child_kind <> 'policy_version' OR edge.relation = 'parent')"
+)
+_DOWN = _WALK.format(here="parent", there="child", through="edge.parent_kind <> 'policy_version'")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LineageNode:
+    """One thing with an id. Example: kind "rollout", label 'k=3 iteration 4 wrong "7 + 12 = 18"'."""
+
+    kind: str  #: a table's name
+    id: str
+    label: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LineageEdge:
+    """One step from a parent to a child; `relation` says what the parent is to the child."""
+
+    child_id: str
+    parent_id: str
+    relation: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lineage:
+    """The story of one thing: what it came from and what came of it."""
+
+    start: LineageNode
+    ancestors: tuple[LineageEdge, ...]  #: nearest first
+    descendants: tuple[LineageEdge, ...]
+    nodes: dict[str, LineageNode]  #: every node that is named, by id
+    truncated: bool  #: whether steps were left out for depth or number
+
+
+def lineage(run_folder: Path, id_or_prefix: str, *, max_depth: int = 8, max_edges: int = 500) -> Lineage:
+    """The lineage of the thing with an id, or with the only id that begins so (6 characters or more).
+
+    `max_depth` bounds the steps, `max_edges` their number, each way.
+
+    Raises:
+        UserError: no such id, or several; no run in the folder.
+        StoreLockedError, IntegrityError: see `open_reader`.
+    """
+    with contextlib.closing(open_reader(run_folder)) as connection:
+        kind, start_id = _find(connection, id_or_prefix)
+        up, more_up = _walk(connection, _UP, kind, start_id, max_depth, max_edges)
+        down, more_down = _walk(connection, _DOWN, kind, start_id, max_depth, max_edges)
+        ids = sorted({start_id, *(end for edge in (*up, *down) for end in (edge.child_id, edge.parent_id))})
+        nodes = {node.id: node for node in _nodes(connection, ids)}
+    return Lineage(nodes[start_id], up, down, nodes, more_up or more_down)
+
+
+def _find(connection: duckdb.DuckDBPyConnection, id_or_prefix: str) -> tuple[str, str]:
+    digits = id_or_prefix.strip().lower().replace("-", "")
+    if not re.fullmatch(rf"[0-9a-f]{{{_MIN_PREFIX},32}}", digits):
+        raise UserError(
+            f"{id_or_prefix!a} is no id: give a UUID, or {_MIN_PREFIX} or more of its first hexadecimal digits"
+        )
+    found = connection.execute(
+        "SELECT kind, CAST(id AS VARCHAR) FROM lineage_node "
+        "WHERE id BETWEEN CAST($low AS UUID) AND CAST($high AS UUID) ORDER BY id LIMIT 11",
+        {"low": digits.ljust(32, "0"), "high": digits.ljust(32, "f")},
+    ).fetchall()
+    if not found:
+        raise UserError(f"nothing in this run has an id that begins with {id_or_prefix}")
+    if len(found) > 1:
+        candidates = ", ".join(f"{kind} {node_id}" for kind, node_id in found[:10])
+        raise UserError(
+            f"{id_or_prefix} is the beginning of several ids: {candidates}{', ...' if len(found) > 10 else ''}"
+        )
+    kind, node_id = found[0]
+    return kind, node_id
+
+
+def _walk(
+    connection: duckdb.DuckDBPyConnection, sql: str, kind: str, start_id: str, max_depth: int, max_edges: int
+) -> tuple[tuple[LineageEdge, ...], bool]:
+    """The edges of a walk, and whether there are more."""
+    rows = connection.execute(
+        sql, {"kind": kind, "id": start_id, "max_depth": max_depth, "max_edges": max_edges}
+    ).fetchall()
+    kept = [row for row in rows if row[5] <= max_depth][:max_edges]
+    return tuple(LineageEdge(row[1], row[3], row[4]) for row in kept), len(kept) < len(rows)
+
+
+def _nodes(connection: duckdb.DuckDBPyConnection, ids: list[str]) -> list[LineageNode]:
+    rows = connection.execute(
+        "SELECT kind, CAST(id AS VARCHAR), label FROM lineage_node WHERE id IN (SELECT CAST(unnest($ids) AS UUID))",
+        {"ids": ids},
+    ).fetchall()
+    return [LineageNode(kind, node_id, " ".join(label.split())) for kind, node_id, label in rows]
+
+
+def render_tree(found: Lineage) -> str:
+    """A lineage as text, one line a node. A node that was shown before is named only."""
+    lines = [_line(found.start)]
+    for title, edges, upward in (("came from", found.ancestors, True), ("led to", found.descendants, False)):
+        steps: dict[str, list[tuple[str, str]]] = {}
+        for edge in edges:
+            here, there = (edge.child_id, edge.parent_id) if upward else (edge.parent_id, edge.child_id)
+            steps.setdefault(here, []).append((edge.relation, there))
+        if steps:
+            lines.append(title)
+            _branches(found, steps, found.start.id, "", {found.start.id}, lines)
+    if found.truncated:
+        lines.append("(more was left out: raise the depth, or start nearer to what you look for)")
+    return "\n".join(lines)
+
+
+def _branches(
+    found: Lineage, steps: dict[str, list[tuple[str, str]]], here: str, indent: str, shown: set[str], lines: list[str]
+) -> None:
+    there = steps.get(here, [])
+    for number, (relation, node_id) in enumerate(there, start=1):
+        last = number == len(there)
+        node = found.nodes[node_id]
+        repeated = node_id in shown
+        text = f"{node.kind} {_short(node.id)} (see above)" if repeated else _line(node)
+        lines.append(f"{indent}{'└─' if last else '├─'} {relation}: {text}")
+        if not repeated:
+            shown.add(node_id)
+            _branches(found, steps, node_id, indent + ("   " if last else "│  "), shown, lines)
+
+
+def _short(node_id: str) -> str:
+    return f"{node_id[:8]}…"
+
+
+def _line(node: LineageNode) -> str:
+    label = node.label if len(node.label) <= _LABEL_WIDTH else node.label[: _LABEL_WIDTH - 1] + "…"
+    return f"{node.kind} {_short(node.id)} {label}"
+
+
+def to_json(found: Lineage) -> str:
+    """A lineage as canonical JSON, with the fields of `Lineage`."""
+    plain: dict[str, Any] = dataclasses.asdict(found)
+    return canonical_json(plain)

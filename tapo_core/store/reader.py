@@ -1,0 +1,138 @@
+"""Reading a run's store: records for the stages, and SQL for people, which can neither write nor leave the store."""
+
+import contextlib
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import duckdb
+import pyarrow
+
+from tapo_core.errors import UserError
+from tapo_core.store.commits import StageCommit, check_chain, read_commits
+from tapo_core.store.connection import LOCK_SECONDS, Config, connect, database_path, ledger_path, one_line
+from tapo_core.store.ledger import compare_with_ledger, lost_stage, read_ledger
+from tapo_core.store.migrate import pending_migrations, shipped_migrations
+from tapo_core.store.rows import select_list, to_records
+from tapo_core.store.tables import TABLES, Record
+
+if TYPE_CHECKING:  # pandas takes most of a second to import, and most users of this module never ask for a frame
+    import pandas
+
+R = TypeVar("R", bound=Record)
+
+#: A reader must not read other files, load extensions, see Python's variables, spill to disk, or undo any of this.
+_READER_CONFIG: Config = {
+    "enable_external_access": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "python_enable_replacements": "false",
+    "temp_directory": "",
+    "lock_configuration": "true",
+}
+
+
+def open_reader(
+    run_folder: Path, *, lock_seconds: float = LOCK_SECONDS, memory_limit: str = "2GB", threads: int = 2
+) -> duckdb.DuckDBPyConnection:
+    """A read-only connection to a run's store. Close it soon: the run cannot write while it is open.
+
+    Its SQL can neither write, nor reach files, extensions, the network or Python's variables, nor change settings.
+
+    Raises:
+        UserError: no store there, or one of an older version.
+        StoreLockedError: a writer holds it for longer than `lock_seconds`.
+        IntegrityError: the store lost a stage, or is newer than this version of TAPO.
+    """
+    path, ledger = database_path(run_folder), ledger_path(run_folder)
+    if not path.exists():
+        entries = read_ledger(ledger)
+        if entries:
+            raise lost_stage(entries[-1], ledger)
+        raise UserError(f"no run in {run_folder}: there is no {path}. Give the folder of a run.")
+    config: Config = {**_READER_CONFIG, "memory_limit": memory_limit, "threads": str(threads)}
+    connection = connect(path, read_only=True, config=config, lock_seconds=lock_seconds)
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(connection.close)
+        if pending_migrations(connection, shipped_migrations()):
+            raise UserError(
+                f"{path} is of an older version of TAPO. Resume the run, or call StoreWriter.migrate() on it."
+            )
+        compare_with_ledger(connection, read_ledger(ledger), ledger)
+        on_failure.pop_all()
+    return connection
+
+
+def query(run_folder: Path, sql: str, *, limit_seconds: float = 30.0, max_rows: int = 100_000) -> "pandas.DataFrame":
+    """The result of a person's SQL, ids as text. Example: ``query(folder, "SELECT * FROM iteration_summary")``.
+
+    Raises:
+        UserError: for SQL that is wrong, writes, reaches outside, takes longer than `limit_seconds` or gives more than
+            `max_rows` rows; with DuckDB's message in one line.
+        StoreLockedError, IntegrityError: see `open_reader`.
+    """
+    with contextlib.closing(open_reader(run_folder)) as connection:
+        timer = threading.Timer(limit_seconds, connection.interrupt)
+        timer.start()
+        try:
+            return _fetch(connection.execute(sql), max_rows)
+        except duckdb.InterruptException as error:
+            raise UserError(f"the query was stopped after {limit_seconds:g} s: narrow it down") from error
+        except duckdb.PermissionException as error:
+            raise UserError(f"SQL on a run is read-only and stays inside its store: {one_line(error)}") from error
+        except duckdb.Error as error:
+            if "read-only mode" in str(error):
+                raise UserError(f"SQL on a run is read-only: {one_line(error)}") from error
+            raise UserError(f"SQL: {one_line(error)}") from error
+        finally:
+            timer.cancel()
+
+
+def _fetch(result: duckdb.DuckDBPyConnection, max_rows: int) -> "pandas.DataFrame":
+    """The rows of a result, batch by batch, so that an endless one is noticed before it fills the memory."""
+    reader = result.to_arrow_reader(min(max_rows + 1, 10_000))
+    batches = []
+    n_rows = 0
+    for batch in reader:
+        batches.append(batch)
+        n_rows += batch.num_rows
+        if n_rows > max_rows:
+            raise UserError(f"the query gives more than {max_rows} rows: add a LIMIT")
+    frame: pandas.DataFrame = pyarrow.Table.from_batches(batches, schema=reader.schema).to_pandas()
+    return frame
+
+
+def load(run_folder: Path, record_class: type[R], **equal: str | int | float | bool | None) -> list[R]:
+    """The records of one class whose fields have the given values, ordered by the table's key.
+
+    >>> load(folder, Rollout, run_id=run_id, iteration=3)  # doctest: +SKIP
+
+    Raises:
+        TypeError: for a field that the class does not have.
+        UserError, StoreLockedError, IntegrityError: see `open_reader`.
+    """
+    table = TABLES[record_class]
+    unknown = set(equal) - set(table.column_names)
+    if unknown:
+        raise TypeError(f"{record_class.__name__} has no field {', '.join(sorted(unknown))}")
+    where = " AND ".join(f"{name} IS NOT DISTINCT FROM ?" for name in equal) or "true"
+    order = ", ".join(
+        f"{table.name}.{key}" for key in table.key
+    )  # the column: a bare name would be the text made of it
+    sql = f"SELECT {select_list(table)} FROM {table.name} WHERE {where} ORDER BY {order}"
+    with contextlib.closing(open_reader(run_folder)) as connection:
+        rows = connection.execute(sql, list(equal.values())).fetchall()
+    return to_records(table, rows)
+
+
+def verified_commits(run_folder: Path) -> list[StageCommit]:
+    """All stage commits of a store, after following their chain from the first to the last.
+
+    Raises:
+        IntegrityError: a commit was changed, moved or taken out.
+        UserError, StoreLockedError: see `open_reader`.
+    """
+    with contextlib.closing(open_reader(run_folder)) as connection:
+        commits = read_commits(connection)
+    check_chain(commits)
+    return commits

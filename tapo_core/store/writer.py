@@ -1,0 +1,204 @@
+"""Writing a stage: one short-lived connection, one transaction, one line in the ledger."""
+
+import contextlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from tapo_core.errors import IntegrityError, StoreLockedError, TransientError, UserError
+from tapo_core.ids import canonical_json
+from tapo_core.store.batches import Batch, batches_digest, insert_batch, make_batches
+from tapo_core.store.commits import StageCommit, append_commit, find_commit, read_commits
+from tapo_core.store.connection import (
+    LOCK_SECONDS,
+    WRITER_CONFIG,
+    connect,
+    database_path,
+    ledger_path,
+    one_line,
+)
+from tapo_core.store.ledger import append_to_ledger, compare_with_ledger, lost_stage, read_ledger, repair_ledger
+from tapo_core.store.migrate import apply_migrations, shipped_migrations
+from tapo_core.store.parents import check_parents
+from tapo_core.store.tables import Record
+
+#: Within one process DuckDB shares one instance of a file among all threads: no file lock keeps their commits apart.
+_one_writer_in_this_process = threading.Lock()
+
+
+def _check_run(connection: duckdb.DuckDBPyConnection, run_id: str, batches: Sequence[Batch]) -> None:
+    """Every row belongs to the run of its commit, and that run is in the store."""
+    for batch in batches:
+        if "run_id" in batch.table.column_names:
+            others = set(batch.rows.column("run_id").to_pylist()) - {run_id}
+            if others:
+                raise IntegrityError(
+                    f"{batch.table.name}: a stage of run {run_id} hands in rows of run {min(others)}. "
+                    "Nothing was written."
+                )
+    if connection.execute("SELECT 1 FROM run WHERE run_id = ?", [run_id]).fetchone() is None:
+        raise IntegrityError(f"run {run_id} is not in run: its first stage must hand in the Run. Nothing was written.")
+
+
+class StoreWriter:
+    """Writes the stages of one run folder: ``store/trajectories.duckdb`` and ``store/ledger.jsonl`` in it.
+
+    The object holds no connection: each call opens the database, does its work and closes it again.
+    """
+
+    def __init__(
+        self, run_folder: Path, *, lock_seconds: float = LOCK_SECONDS, min_free_bytes: int = 64 * 2**20
+    ) -> None:
+        """`lock_seconds`: how long a call waits for others. `min_free_bytes`: with less disk, nothing is written."""
+        self._database = database_path(run_folder)
+        self._ledger = ledger_path(run_folder)
+        self._lock_seconds = lock_seconds
+        self._min_free_bytes = min_free_bytes
+
+    def migrate(self) -> None:
+        """Create the store, or bring one of an older version up to date.
+
+        Raises:
+            UserError, TransientError, IntegrityError: see `commit_stage`.
+        """
+        with self._open():
+            pass
+
+    def commit_stage(
+        self,
+        *,
+        run_id: str,
+        iteration: int,
+        stage: str,
+        config_digest: str,
+        input_digest: str,
+        manifest: dict[str, Any],
+        records: Sequence[Record],
+    ) -> StageCommit:
+        """Write all that a stage made, in one transaction. A stage that is there already is returned as it is.
+
+        `records` may mix classes in any order. Rows that are in the store with the same content are left alone.
+
+        Raises:
+            UserError: the folder cannot be written to.
+            TransientError: locked (`StoreLockedError`), or short of disk or memory. The stage can be run again.
+            IntegrityError: a row that contradicts the store, lacks a parent or cannot be stored; a stage that was
+                committed with another config or input; a store that lost a stage. Nothing was written.
+            TypeError: a record or a manifest of a kind that cannot be stored.
+        """
+        manifest = json.loads(canonical_json(manifest))  # as a later reader will find it
+        batches = make_batches(records)
+        with self._open() as connection:
+            stored = find_commit(connection, run_id, iteration, stage)
+            if stored is not None:
+                _check_same_inputs(stored, config_digest, input_digest)
+                return stored
+            self._check_free_space()
+            connection.begin()
+            for batch in batches:
+                insert_batch(connection, batch)
+            for batch in batches:
+                check_parents(connection, batch.table, batch.incoming)
+            _check_run(connection, run_id, batches)
+            commit = append_commit(
+                connection,
+                run_id=run_id,
+                iteration=iteration,
+                stage=stage,
+                config_digest=config_digest,
+                input_digest=input_digest,
+                manifest=manifest,
+                row_counts={batch.table.name: len(batch.rows) for batch in batches},
+                content_digest=batches_digest(batches),
+            )
+            connection.commit()
+            connection.execute("CHECKPOINT")  # a write-ahead log left behind is what a crash can damage
+            # Still under DuckDB's file lock, or the next writer would find the entry missing and add it a second time.
+            append_to_ledger(self._ledger, [commit])
+            return commit
+
+    def stage(self, run_id: str, iteration: int, stage: str) -> StageCommit | None:
+        """The commit of one stage, or None when it was not made.
+
+        Raises:
+            UserError, TransientError, IntegrityError: see `commit_stage`.
+        """
+        with self._open() as connection:
+            return find_commit(connection, run_id, iteration, stage)
+
+    def commits(self, run_id: str) -> list[StageCommit]:
+        """All commits of a run, in the order they were made.
+
+        Raises:
+            UserError, TransientError, IntegrityError: see `commit_stage`.
+        """
+        with self._open() as connection:
+            return read_commits(connection, "run_id = ?", [run_id])
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """The database, migrated and in agreement with its ledger. Leaving without a commit rolls back."""
+        self._make_folder()
+        if not _one_writer_in_this_process.acquire(timeout=self._lock_seconds):
+            raise StoreLockedError(f"{self._database} is held by another thread of this process (PID {os.getpid()})")
+        try:
+            entries = read_ledger(self._ledger)
+            if entries and not self._database.exists():
+                raise lost_stage(entries[-1], self._ledger)
+            connection = connect(self._database, read_only=False, config=WRITER_CONFIG, lock_seconds=self._lock_seconds)
+            with contextlib.closing(connection), _named_failures(self._database):
+                apply_migrations(connection, shipped_migrations())
+                # Read again: while we waited for the file, its holder may have added a line.
+                missing = compare_with_ledger(connection, read_ledger(self._ledger), self._ledger)
+                repair_ledger(self._ledger, missing)
+                yield connection
+        finally:
+            _one_writer_in_this_process.release()
+
+    def _make_folder(self) -> None:
+        folder = self._database.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"the store's folder {folder} cannot be made: {error.strerror}") from error
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"the store's folder {folder} cannot be written to: change its owner or its permissions")
+
+    def _check_free_space(self) -> None:
+        free = shutil.disk_usage(self._database.parent).free
+        if free < self._min_free_bytes:
+            raise TransientError(
+                f"{self._database.parent} has {free / 2**20:.0f} MiB free, less than the "
+                f"{self._min_free_bytes / 2**20:.0f} MiB that a stage may need. Make room, "
+                "then run the stage again. Nothing was written."
+            )
+
+
+@contextlib.contextmanager
+def _named_failures(path: Path) -> Iterator[None]:
+    """DuckDB's failures as ours: what may pass, and what contradicts the schema. A wrong statement stays a bug."""
+    try:
+        yield
+    except duckdb.ConstraintException as error:
+        raise IntegrityError(f"{path}: {one_line(error)}. Nothing was written.") from error
+    except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException) as error:
+        raise TransientError(f"{path}: DuckDB stopped: {one_line(error)}. The stage can be run again.") from error
+
+
+def _check_same_inputs(stored: StageCommit, config_digest: str, input_digest: str) -> None:
+    """A stage is made once; asking for it again with other inputs is asking for another stage."""
+    for name, old, new in (
+        ("config_digest", stored.config_digest, config_digest),
+        ("input_digest", stored.input_digest, input_digest),
+    ):
+        if old != new:
+            raise IntegrityError(
+                f"stage {stored.stage} of iteration {stored.iteration} was committed with {name} {old} and is now "
+                f"asked for with {new}. Start a new run for other settings or data."
+            )

@@ -1,0 +1,24 @@
+"""The one place that opens what a run needs: assets, session, engines."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tapo_core.assets import resolve_assets
+from tapo_core.config import TapoConfig
+from tapo_core.progress import current_reporter
+from tapo_core.session import Session
+from tapo_core.stages.start import start
+
+
+@contextmanager
+def open_run(config: TapoConfig) -> Iterator[tuple[Session, str]]:
+    """A run's session and the digest of its start; engines are freed at the end.
+
+    Raises:
+        UserError: the configuration, the data, the model or the folder cannot be used. Nothing was written.
+    """
+    session = Session(config, resolve_assets(config, current_reporter().prepare))
+    try:
+        yield session, start(session).chain_digest
+    finally:
+        session.close()

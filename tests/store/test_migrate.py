@@ -1,0 +1,95 @@
+"""Migrations: applied once, by number, in one transaction each; and in step with the record classes."""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tapo_core.errors import IntegrityError, UserError
+from tapo_core.store import StoreWriter, open_reader
+from tapo_core.store.connection import database_path
+from tapo_core.store.migrate import Migration, apply_migrations, shipped_migrations
+from tapo_core.store.tables import TABLES
+
+
+@pytest.fixture
+def connection() -> Iterator[duckdb.DuckDBPyConnection]:
+    with contextlib.closing(duckdb.connect()) as memory:
+        yield memory
+
+
+def _applied(connection: duckdb.DuckDBPyConnection) -> list[tuple[int, str]]:
+    return connection.execute("SELECT version, name FROM schema_migration ORDER BY version").fetchall()
+
+
+def test_fresh_database_gets_every_migration_once(connection: duckdb.DuckDBPyConnection) -> None:
+    apply_migrations(connection, shipped_migrations())
+    apply_migrations(connection, shipped_migrations())
+    assert _applied(connection) == [(1, "trajectory_store"), (2, "views")]
+
+
+def test_numbers_have_no_gap() -> None:
+    assert [migration.version for migration in shipped_migrations()] == list(range(1, len(shipped_migrations()) + 1))
+
+
+def test_changed_migration_is_refused(connection: duckdb.DuckDBPyConnection) -> None:
+    first, *rest = shipped_migrations()
+    apply_migrations(connection, [first])
+    changed = dataclasses.replace(first, sql=first.sql + "\n-- harmless?")
+    with pytest.raises(IntegrityError, match=r"migration 1 \(trajectory_store\) was changed .* new migration"):
+        apply_migrations(connection, [changed, *rest])
+
+
+def test_newer_database_is_refused(connection: duckdb.DuckDBPyConnection) -> None:
+    apply_migrations(connection, [*shipped_migrations(), Migration(99, "future", "CREATE TABLE future (i INTEGER)")])
+    with pytest.raises(IntegrityError, match=r"migration 99 \(future\).*Update TAPO"):
+        apply_migrations(connection, shipped_migrations())
+
+
+def test_failing_migration_leaves_nothing(connection: duckdb.DuckDBPyConnection) -> None:
+    apply_migrations(connection, shipped_migrations())
+    bad = Migration(3, "bad", "CREATE TABLE half (i INTEGER); INSERT INTO nowhere VALUES (1);")
+    with pytest.raises(duckdb.CatalogException):
+        apply_migrations(connection, [*shipped_migrations(), bad])
+    assert [version for version, _ in _applied(connection)] == [1, 2]
+    assert connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'half'").fetchone() == (0,)
+
+
+def test_reader_asks_for_a_migration_and_migrate_makes_it(tmp_path: Path) -> None:
+    database_path(tmp_path).parent.mkdir(parents=True)
+    with contextlib.closing(duckdb.connect(database_path(tmp_path))) as old:
+        apply_migrations(old, shipped_migrations()[:1])
+    with pytest.raises(UserError, match="older version"):
+        open_reader(tmp_path)
+    StoreWriter(tmp_path).migrate()
+    open_reader(tmp_path).close()
+
+
+def test_tables_have_the_columns_of_the_record_classes(connection: duckdb.DuckDBPyConnection) -> None:
+    apply_migrations(connection, shipped_migrations())
+    for table in TABLES.values():
+        found = connection.execute(
+            "SELECT column_name, data_type, is_nullable FROM duckdb_columns() "
+            "WHERE table_name = ? ORDER BY column_index",
+            [table.name],
+        ).fetchall()
+        assert found == [(column.name, column.sql_type, column.nullable) for column in table.columns], table.name
+
+
+def test_checks_allow_exactly_the_members_of_the_enums(connection: duckdb.DuckDBPyConnection) -> None:
+    apply_migrations(connection, shipped_migrations())
+    for table in TABLES.values():
+        texts = connection.execute(
+            "SELECT constraint_text FROM duckdb_constraints() WHERE table_name = ? AND constraint_type = 'CHECK'",
+            [table.name],
+        ).fetchall()
+        allowed = {}
+        for (text,) in texts:
+            found = re.search(r"(\w+)\"? IN \((.*?)\)", text)
+            if found:
+                allowed[found[1]] = set(re.findall(r"'(\w+)'", found[2]))
+        assert allowed == {column.name: set(column.enum) for column in table.columns if column.enum}, table.name

@@ -1,0 +1,288 @@
+"""A stage is written once and whole, under one content for each key, with all its parents, or not at all."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from small_run import (
+    CONFIG_DIGEST,
+    QUERY_ID,
+    ROLLOUTS,
+    RUN_ID,
+    VERSIONS,
+    Stage,
+    build_small_run,
+    changed,
+    commit,
+    correct_records,
+    make_query,
+    make_rollout,
+    make_tokens,
+    sample_records,
+    stages,
+    update_records,
+    verify_records,
+)
+
+from tapo_core.errors import IntegrityError, StoreLockedError, TransientError, UserError
+from tapo_core.ids import deterministic_id
+from tapo_core.records import Query, Rollout, RolloutTokens, TokenWeight, VerificationOutcome
+from tapo_core.store import StoreWriter, content_digest, load, open_reader, verified_commits
+from tapo_core.store.connection import database_path, ledger_path
+from tapo_core.store.tables import TABLES
+
+NOWHERE = deterministic_id("nothing", n=0)
+
+
+def _row_counts(run_folder: Path) -> dict[str, int]:
+    names = [*(table.name for table in TABLES.values()), "stage_commit"]
+    with contextlib.closing(open_reader(run_folder)) as connection:
+        counts = {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone() for name in names}
+    return {name: count[0] for name, count in counts.items() if count}
+
+
+def _ledger(run_folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in ledger_path(run_folder).read_text().splitlines()]
+
+
+def _edit(run_folder: Path, sql: str) -> None:
+    with contextlib.closing(duckdb.connect(database_path(run_folder))) as connection:
+        connection.execute(sql)
+
+
+def test_commit_says_what_it_wrote(tmp_path: Path) -> None:
+    build_small_run(tmp_path, 1)
+    made = commit(tmp_path, stages()[1])
+    assert (made.seq, made.iteration, made.stage, made.manifest) == (2, 1, "sample", {"stage": "sample"})
+    assert made.row_counts == {"rollout": 4, "rollout_tokens": 4}
+    assert made.content_digest == content_digest(sample_records())
+    writer = StoreWriter(tmp_path)
+    first, second = writer.commits(RUN_ID)
+    assert second == made == writer.stage(RUN_ID, 1, "sample")
+    assert (first.seq, first.previous_digest, second.previous_digest) == (1, None, first.chain_digest)
+    assert writer.stage(RUN_ID, 2, "sample") is None
+    assert [(line["seq"], line["chain_digest"]) for line in _ledger(tmp_path)] == [
+        (1, first.chain_digest),
+        (2, second.chain_digest),
+    ]
+
+
+def test_all_records_come_back(tmp_path: Path) -> None:
+    build_small_run(tmp_path)
+    everything = [record for stage in stages() for record in stage.records]
+    for record_class in TABLES:
+        expected = [record for record in everything if type(record) is record_class]
+        assert sorted(map(repr, load(tmp_path, record_class))) == sorted(map(repr, expected))
+
+
+def test_second_commit_of_a_stage_writes_nothing(tmp_path: Path) -> None:
+    build_small_run(tmp_path, 2)
+    before = _row_counts(tmp_path)
+    again = commit(tmp_path, stages()[1])
+    assert again == StoreWriter(tmp_path).stage(RUN_ID, 1, "sample")
+    assert _row_counts(tmp_path) == before
+    assert len(_ledger(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("other", ["config_digest", "input_digest"])
+def test_stage_with_other_inputs_is_refused(tmp_path: Path, other: str) -> None:
+    made = commit(tmp_path, stages()[0])
+    digests = {"config_digest": made.config_digest, "input_digest": made.input_digest, other: "new"}
+    with pytest.raises(IntegrityError, match=rf"{other} {getattr(made, other)} .* with new"):
+        StoreWriter(tmp_path).commit_stage(
+            run_id=RUN_ID, iteration=0, stage="start", manifest={}, records=[], **digests
+        )
+
+
+def test_rows_that_are_there_already_are_left_alone(tmp_path: Path) -> None:
+    build_small_run(tmp_path, 2)
+    extra = changed(make_rollout(0, "new"), rollout_id=NOWHERE)
+    made = commit(tmp_path, Stage(1, "again", [*sample_records(), extra, extra]))
+    assert made.row_counts == {"rollout": 5, "rollout_tokens": 4}
+    assert (_row_counts(tmp_path)["rollout"], _row_counts(tmp_path)["rollout_tokens"]) == (5, 4)
+
+
+def test_other_content_under_a_key_is_refused(tmp_path: Path) -> None:
+    build_small_run(tmp_path, 2)
+    before = _row_counts(tmp_path)
+    other = changed(make_rollout(1, "The answer is 20."), seed=5)
+    with pytest.raises(
+        IntegrityError, match=rf"rollout \(rollout_id={ROLLOUTS[1]}\) .* different content in: seed, text"
+    ):
+        commit(tmp_path, Stage(1, "again", [make_query(NOWHERE), other]))
+    assert _row_counts(tmp_path) == before
+    tokens = changed(make_tokens(ROLLOUTS[0]), logprobs_T=[-0.5, -0.125])
+    with pytest.raises(IntegrityError, match=r"rollout_tokens .* different content in: logprobs_T"):
+        commit(tmp_path, Stage(1, "again", [tokens]))
+
+
+def test_contradiction_within_a_stage_is_refused(tmp_path: Path) -> None:
+    build_small_run(tmp_path, 1)
+    with pytest.raises(IntegrityError, match="twice in this stage with different content in: text, content_sha256"):
+        commit(tmp_path, Stage(1, "sample", [make_rollout(0, "one"), make_rollout(0, "two")]))
+    assert _row_counts(tmp_path)["rollout"] == 0
+
+
+_BY_STAGE = {
+    "sample": sample_records(),
+    "verify": verify_records(),
+    "correct": correct_records(),
+    "update": update_records(),
+}
+
+
+@pytest.mark.parametrize(
+    ("stage", "table", "column"),
+    [
+        ("sample", "rollout", "query_id"),
+        ("sample", "rollout", "policy_version_id"),
+        ("sample", "rollout_tokens", "subject_id"),
+        ("verify", "verification", "subject_id"),
+        ("correct", "error_location", "rollout_id"),
+        ("correct", "correction", "query_id"),
+        ("correct", "correction", "wrong_rollout_id"),
+        ("correct", "correction", "reference_rollout_id"),
+        ("correct", "correction", "error_location_id"),
+        ("correct", "correction", "policy_version_id"),
+        ("correct", "selection_decision", "subject_id"),
+        ("update", "policy_version", "parent_policy_version_id"),
+        ("update", "advantage", "subject_id"),
+        ("update", "advantage", "query_id"),
+        ("update", "token_weight", "subject_id"),
+        ("update", "update_metric", "policy_version_id"),
+    ],
+)
+def test_orphans_are_refused(small_start: Path, stage: str, table: str, column: str) -> None:
+    names = [made.stage for made in stages()]
+    earlier = [record for made in stages()[1 : names.index(stage)] for record in made.records]
+    mine = list(_BY_STAGE[stage])
+    place = next(i for i, record in enumerate(mine) if TABLES[type(record)].name == table)
+    mine[place] = changed(mine[place], **{column: NOWHERE})
+    with pytest.raises(
+        IntegrityError, match=rf"^{table} \(.*\): {column} {NOWHERE} is not in \w+\. Nothing was written"
+    ):
+        commit(small_start, Stage(1, stage, [*earlier, *mine]))
+
+
+@pytest.fixture(scope="module")
+def small_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run that has started, for tests whose commits are refused; after them it is as before."""
+    folder = build_small_run(tmp_path_factory.mktemp("start"), 1)
+    before = _row_counts(folder)
+    yield folder
+    assert _row_counts(folder) == before
+
+
+def test_rows_of_another_run_are_refused(small_start: Path) -> None:
+    with pytest.raises(IntegrityError, match=f"query: a stage of run {RUN_ID} hands in rows of run {NOWHERE}"):
+        commit(small_start, Stage(1, "queries", [changed(make_query(NOWHERE), run_id=NOWHERE)]))
+
+
+def test_run_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match=f"run {RUN_ID} is not in run: its first stage must hand in the Run"):
+        commit(tmp_path, Stage(0, "start", [make_query()]))
+
+
+def test_unknown_verdict_never_carries_a_reward(small_start: Path) -> None:
+    verdicts = [changed(record, outcome=VerificationOutcome.UNKNOWN) for record in verify_records()]
+    with pytest.raises(IntegrityError, match="CHECK constraint failed on table verification"):
+        commit(small_start, Stage(1, "verify", [*sample_records(), *verdicts]))
+
+
+def test_lost_database_is_noticed(tmp_path: Path) -> None:
+    build_small_run(tmp_path, 2)
+    database_path(tmp_path).unlink()
+    for use in (lambda: commit(tmp_path, stages()[2]), lambda: open_reader(tmp_path)):
+        with pytest.raises(IntegrityError, match=r"lost a committed stage: .* has stage sample of iteration 1"):
+            use()
+    assert not database_path(tmp_path).exists()
+
+
+def test_lost_stage_is_noticed(tmp_path: Path) -> None:
+    build_small_run(tmp_path, 2)
+    _edit(tmp_path, "DELETE FROM stage_commit WHERE seq = 2")
+    for use in (lambda: commit(tmp_path, stages()[1]), lambda: open_reader(tmp_path)):
+        with pytest.raises(IntegrityError, match="lost a committed stage"):
+            use()
+
+
+def test_ledger_gets_what_a_crash_kept_out_of_it(tmp_path: Path) -> None:
+    build_small_run(tmp_path, 3)
+    whole = ledger_path(tmp_path).read_text()
+    lines = whole.splitlines(keepends=True)
+    for left in ("".join(lines[:2]), "".join(lines[:2]) + lines[2][:20], ""):
+        ledger_path(tmp_path).write_text(left)
+        assert StoreWriter(tmp_path).stage(RUN_ID, 1, "verify") is not None
+        assert ledger_path(tmp_path).read_text() == whole
+
+
+def test_damaged_ledger_is_noticed(tmp_path: Path) -> None:
+    build_small_run(tmp_path, 2)
+    lines = ledger_path(tmp_path).read_text().splitlines(keepends=True)
+    for content, message in ((lines[1], "line 1 is about commit 2"), ("{}\n", "line 1 is no ledger entry")):
+        ledger_path(tmp_path).write_text(content)
+        with pytest.raises(IntegrityError, match=message):
+            StoreWriter(tmp_path).commits(RUN_ID)
+
+
+def test_changed_commit_breaks_the_chain(tmp_path: Path) -> None:
+    build_small_run(tmp_path, 3)
+    assert [made.stage for made in verified_commits(tmp_path)] == ["start", "sample", "verify"]
+    _edit(tmp_path, """UPDATE stage_commit SET manifest = '{"stage":"other"}' WHERE seq = 2""")
+    with pytest.raises(IntegrityError, match="chain of stage commits breaks at number 2 "):
+        verified_commits(tmp_path)
+
+
+def test_full_disk_is_transient(tmp_path: Path) -> None:
+    build_small_run(tmp_path, 1)
+    writer = StoreWriter(tmp_path, min_free_bytes=2**62)
+    with pytest.raises(TransientError, match=rf"{tmp_path}/store has \d+ MiB free"):
+        writer.commit_stage(
+            run_id=RUN_ID,
+            iteration=1,
+            stage="sample",
+            config_digest=CONFIG_DIGEST,
+            input_digest="i",
+            manifest={},
+            records=sample_records(),
+        )
+    assert _row_counts(tmp_path)["rollout"] == 0
+
+
+def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=f"{tmp_path}/file/store cannot be made"):
+        StoreWriter(tmp_path / "file").migrate()
+
+
+def test_file_that_is_no_database(tmp_path: Path) -> None:
+    database_path(tmp_path).parent.mkdir()
+    database_path(tmp_path).write_bytes(b"garbage" * 1000)
+    with pytest.raises(IntegrityError, match=r"trajectories\.duckdb cannot be opened: .*not a valid DuckDB"):
+        StoreWriter(tmp_path).migrate()
+
+
+def test_reader_in_this_process_counts_as_a_lock(tmp_path: Path) -> None:
+    build_small_run(tmp_path, 1)
+    with contextlib.closing(open_reader(tmp_path)), pytest.raises(StoreLockedError, match=rf"PID {os.getpid()}"):
+        StoreWriter(tmp_path, lock_seconds=0.2).migrate()
+    StoreWriter(tmp_path, lock_seconds=0.2).migrate()
+
+
+def test_load_filters_and_orders(tmp_path: Path) -> None:
+    build_small_run(tmp_path)
+    assert [r.rollout_id for r in load(tmp_path, Rollout, run_id=RUN_ID, iteration=1)] == sorted(
+        load_id.rollout_id for load_id in load(tmp_path, Rollout)
+    )
+    assert [r.rollout_id for r in load(tmp_path, Rollout, k=2, kind="training")] == [ROLLOUTS[2]]
+    assert len(load(tmp_path, RolloutTokens, logprobs_T=None)) == 1
+    assert load(tmp_path, Rollout, policy_version_id=VERSIONS[1], k=3) == []
+    assert load(tmp_path, TokenWeight)[0].weights_T == [0.5, 1.5, 4.0]
+    assert load(tmp_path, Query) == [make_query(QUERY_ID)]
+    with pytest.raises(TypeError, match="Query has no field iteration"):
+        load(tmp_path, Query, iteration=1)
