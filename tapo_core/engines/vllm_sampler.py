@@ -114,9 +114,7 @@ class VllmSampler:
             **options,
         )
 
-    def sample(
-        self, requests: Sequence[SampleRequest], progress: Callable[[int], None] | None = None
-    ) -> list[Sample]:
+    def sample(self, requests: Sequence[SampleRequest], progress: Callable[[int], None] | None = None) -> list[Sample]:
         """Sample every request, in order."""
         from vllm import SamplingParams, TokensPrompt
 

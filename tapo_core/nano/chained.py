@@ -1,6 +1,6 @@
 """The family "chain": chained addition and subtraction. Checking a step is as hard as making it.
 
-The level is the number of operations. All true values stay in 0..40, operands in 1..20.
+The level is the number of operations. All true values stay in 0..30, operands in 1..12.
 
     Start with 7. Add 12, then subtract 5. What is the result?
 """
@@ -21,8 +21,8 @@ from tapo_core.nano.task import (
     stated_answer,
 )
 
-MAX_VALUE = 40
-MAX_OPERAND = 20
+MAX_VALUE = 30
+MAX_OPERAND = 12
 #: How often a step after the first slip slips too, and how often a first slip misreads the operand.
 _SLIP_AGAIN = 0.25
 _MISREAD = 0.1

@@ -27,7 +27,7 @@ _FINAL_LR_SHARE = 0.02
 _MAX_GRAD_NORM = 1.0
 _IGNORED = -100
 #: A batch is cut into this many micro-batches of similar length: constructions are four times as long as direct answers.
-_MICRO_BATCHES = 4
+_MICRO_BATCHES = 2
 
 Progress = Callable[[str, float], None]
 

@@ -118,7 +118,7 @@ class Equations:
             constant = rng.randint(1, max_constant)
             target = apply(factor * x, sign, constant)
             # The neighbour x + 1 must stay writable, so that every problem has plausible wrong guesses.
-            if 0 <= target and factor * (x + 2) + constant <= MAX_NUMBER:
+            if target >= 0 and factor * (x + 2) + constant <= MAX_NUMBER:
                 return Problem(self.name, level, f"Find x: {factor} * x {sign} {constant} = {target}.", str(x))
 
     def solution(self, problem: Problem) -> list[str]:

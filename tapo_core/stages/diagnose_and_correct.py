@@ -83,9 +83,7 @@ def _jobs(session: Session, iteration: int, template: Template) -> list[_Job]:
             reference = random.Random(seed).choice(group.correct)
             hint = hints.get(wrong.rollout_id)
             prompt = session.chat.prompt(
-                template.render(
-                    session.queries[group.query_id].text, wrong.text, reference.text, _hint_text(hint)
-                )
+                template.render(session.queries[group.query_id].text, wrong.text, reference.text, _hint_text(hint))
             )
             request = SampleRequest(prompt, seed, settings.max_new_tokens, settings.temperature, settings.top_p)
             own = tokens[wrong.rollout_id]
@@ -117,7 +115,9 @@ def _records(
     raw = "" if output is None else session.chat.decode(output.token_ids_T)
     if output is None:
         finish_reason = FinishReason.LENGTH
-        parsed = Construction(ParseOutcome.PROMPT_TOO_LONG, "the prompt fills sampler.max_model_len; nothing was sampled")
+        parsed = Construction(
+            ParseOutcome.PROMPT_TOO_LONG, "the prompt fills sampler.max_model_len; nothing was sampled"
+        )
     else:
         finish_reason = output.finish_reason
         parsed = parse_construction(raw, finish_reason, job.wrong.text, session.config.correction.min_prefix_match)

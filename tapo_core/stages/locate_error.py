@@ -18,7 +18,9 @@ def locate_error(session: Session, iteration: int, input_digest: str) -> StageCo
         return done
     tokens = {
         row.subject_id: row.token_ids_T
-        for row in load(session.folder, RolloutTokens, run_id=session.run_id, iteration=iteration, role=TokenRole.ROLLOUT)
+        for row in load(
+            session.folder, RolloutTokens, run_id=session.run_id, iteration=iteration, role=TokenRole.ROLLOUT
+        )
     }
     locations = []
     for group in load_groups(session, iteration):
@@ -26,7 +28,10 @@ def locate_error(session: Session, iteration: int, input_digest: str) -> StageCo
             for method in session.config.locate_error.methods:
                 found = METHODS[method](split_steps(rollout.text))
                 locations.append(error_location(session, rollout, tokens[rollout.rollout_id], found))
-    manifest = {"n_candidates": len({x.rollout_id for x in locations}), "n_located": sum(x.step is not None for x in locations)}
+    manifest = {
+        "n_candidates": len({x.rollout_id for x in locations}),
+        "n_located": sum(x.step is not None for x in locations),
+    }
     return session.commit(STAGE, iteration, input_digest, manifest, locations)
 
 

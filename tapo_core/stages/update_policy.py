@@ -101,9 +101,7 @@ def _members(session: Session, iteration: int) -> list[_Member]:
         for row in load(session.folder, RolloutTokens, **key)
         if row.role is not TokenRole.CORRECTION
     }
-    rollouts = sorted(
-        load(session.folder, Rollout, **key, kind=RolloutKind.TRAINING), key=lambda r: (r.query_id, r.k)
-    )
+    rollouts = sorted(load(session.folder, Rollout, **key, kind=RolloutKind.TRAINING), key=lambda r: (r.query_id, r.k))
     place = {rollout.rollout_id: (rollout.query_id, rollout.k) for rollout in rollouts}
     corrections = sorted(load(session.folder, Correction, **key), key=lambda c: place[c.wrong_rollout_id])
     original = _rewarded([(r.rollout_id, r.query_id) for r in rollouts], selected, rewards)
@@ -165,9 +163,7 @@ def _token_weights(
     scores: Sequence[TokenScores],
 ) -> list[TokenWeight]:
     return [
-        TokenWeight(
-            session.run_id, iteration, m.advantage.subject_id, t.weights_T, s.logprobs_T, s.entropies_T
-        )
+        TokenWeight(session.run_id, iteration, m.advantage.subject_id, t.weights_T, s.logprobs_T, s.entropies_T)
         for m, t, s in zip(members, trajectories, scores, strict=True)
         if m.advantage.group is AdvantageGroup.CONSTRUCTED
     ]

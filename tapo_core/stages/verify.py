@@ -41,7 +41,9 @@ def verification(
     gold = session.queries[query_id].gold
     verdict: Verdict = judge(text, gold)
     return Verification(
-        verification_id=deterministic_id("verification", subject=subject_id, verifier=VERIFIER, version=VERIFIER_VERSION),
+        verification_id=deterministic_id(
+            "verification", subject=subject_id, verifier=VERIFIER, version=VERIFIER_VERSION
+        ),
         run_id=session.run_id,
         iteration=iteration,
         subject_kind=kind,

@@ -54,7 +54,9 @@ def test_wrong_solutions_are_wrong_where_they_say(case: tuple[tuple[str, int], i
     steps, index = family.wrong_solution(problem, rng)
     assert family.first_error(problem, steps) == index
     assert str(stated_answer(steps[-1])) != problem.answer
-    if name == "chain":  # the guess before a false check of an equation stays open, so its prefix cannot be judged alone
+    if (
+        name == "chain"
+    ):  # the guess before a false check of an equation stays open, so its prefix cannot be judged alone
         assert family.first_error(problem, steps[:index]) is None
     assert f"Line {index + 1} is wrong: " in family.describe_error(problem, steps, index)
 

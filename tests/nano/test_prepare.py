@@ -138,7 +138,9 @@ def test_too_few_problems_fail_before_training(tmp_path: Path, monkeypatch: pyte
         prepare(config, tmp_path)
 
 
-@pytest.mark.parametrize("key", [{"levels": ()}, {"levels": (7,)}, {"families": ("sudoku",)}, {"lr": 1.0}, {"steps": 0}])
+@pytest.mark.parametrize(
+    "key", [{"levels": ()}, {"levels": (7,)}, {"families": ("sudoku",)}, {"lr": 1.0}, {"steps": 0}]
+)
 def test_bad_settings_are_refused(key: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         NanoConfig.model_validate(key)
