@@ -147,6 +147,9 @@ class UpdateConfig(_Section):
     """Stage 6, update step."""
 
     learning_rate: Annotated[float, Field(gt=0.0)] = 5e-4
+    warmup_steps: Annotated[int, Field(ge=0)] = 10
+    """Optimizer steps of linear warm-up, after which the rate is constant. Adam's first steps have the size of the rate
+    whatever the gradient is; without warm-up they damage a cold-started model."""
     lambda_constructed: Annotated[float, Field(ge=0.0)] = 1.0
     """Weight of the constructed group's loss. *paper*: 1.0"""
     clip_low: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2

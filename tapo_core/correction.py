@@ -124,14 +124,12 @@ def constructed_tokens(
     low, high = 0, len(wrong_token_ids_T)
     while low < high:
         middle = (low + high + 1) // 2
-        if constructed_text.startswith(decode(wrong_token_ids_T[:middle])):
+        # A prefix that ends inside a character decodes to replacement characters there: what is before them counts.
+        if constructed_text.startswith(decode(wrong_token_ids_T[:middle]).rstrip("\N{REPLACEMENT CHARACTER}")):
             low = middle
         else:
             high = middle - 1
-    # A prefix that ends inside a character decodes to a replacement character and is refused, though a longer one may be
-    # accepted again; a few steps upward find it.
-    for longer in range(low + 1, min(low + 4, len(wrong_token_ids_T)) + 1):
-        if constructed_text.startswith(decode(wrong_token_ids_T[:longer])):
-            low = longer
+    while not constructed_text.startswith(decode(wrong_token_ids_T[:low])):
+        low -= 1
     own = list(wrong_token_ids_T[:low])
     return [*own, *encode(constructed_text[len(decode(own)) :]), eos_token_id], low

@@ -48,6 +48,21 @@ def publish_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def check_folder(folder: Path) -> None:
+    """Make sure that a folder can be written to, or could be made, without making it.
+
+    Raises:
+        UserError: it cannot.
+    """
+    nearest = folder.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise UserError(f"{folder}: cannot be a folder, because {nearest} is a file; choose another one")
+    if not os.access(nearest, os.W_OK):
+        raise UserError(f"{folder}: {nearest} cannot be written to; choose another one or change its permissions")
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder with its parents.
 

@@ -36,7 +36,7 @@ def canonical_json(value: Any) -> str:
 
 
 def sha256_text(text: str) -> str:
-    """Hex SHA-256 of UTF-8 text. Lone surrogates (a model can write them) are kept apart from real characters."""
+    """Hex SHA-256 of UTF-8 text. Lone surrogates do not fail here; the store refuses them."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -45,7 +45,7 @@ def digest(value: Any) -> str:
     return sha256_text(canonical_json(value))
 
 
-def deterministic_id(kind: str, **parts: Any) -> str:
+def deterministic_id(kind: str, /, **parts: Any) -> str:
     """A UUID (as text) made from a kind and the named parts; equal parts give an equal id.
 
     >>> deterministic_id("rollout", run="r", iteration=1, query="q", k=0)

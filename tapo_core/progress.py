@@ -46,12 +46,12 @@ class LogReporter:
         logger.info("iteration %d is complete in %s", iteration, run_folder)
 
 
-_reporter: ContextVar[Reporter] = ContextVar("tapo_reporter", default=LogReporter())
+_reporter: ContextVar[Reporter | None] = ContextVar("tapo_reporter", default=None)
 
 
 def current_reporter() -> Reporter:
     """Who listens in this context: a `LogReporter` unless `reporting` says otherwise."""
-    return _reporter.get()
+    return _reporter.get() or LogReporter()
 
 
 @contextmanager

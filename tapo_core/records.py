@@ -81,7 +81,7 @@ class Run:
     config_digest: str
     tapo_version: str
     engine_versions: str  #: JSON object: package -> version
-    created_at: str  #: UTC, ISO 8601
+    created_at: str  #: ISO 8601 with an offset; read back in UTC
 
 
 @dataclass(frozen=True, slots=True)

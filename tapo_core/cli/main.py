@@ -106,8 +106,11 @@ def _run_folder(run: Path | None) -> Path:
 
 
 def _quiet_prefect() -> None:
-    """Prefect's own log lines would tear the progress display; warnings stay. Must run before prefect is imported."""
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    """Prefect's own log lines would tear the progress display, and tell of every error a second time.
+
+    Must run before prefect is imported.
+    """
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     # The temporary server of a run without PREFECT_API_URL: a busy machine needs longer than the default 20 s.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")

@@ -6,7 +6,10 @@ from tapo_core.cli.formats import TableFormat
 from tapo_core.cli.reporter import RichReporter
 from tapo_core.cli.show import print_table
 from tapo_core.config import TapoConfig
+from tapo_core.assets import resolve_assets
 from tapo_core.progress import reporting
+from tapo_core.session import Session
+from tapo_core.stages.start import check_inputs
 from tapo_core.store import query
 
 EVALUATIONS = """
@@ -16,11 +19,13 @@ SELECT iteration, dataset, metric, value, low, high, confidence, n_queries, n_sa
 
 def train_with_progress(config: TapoConfig, again: str) -> None:
     """Run the train flow; `again` is the command that goes on with an interrupted run."""
-    from flows.train import train
-
     console = Console(stderr=True)
     try:
         with RichReporter(console, config.run.iterations) as reporter, reporting(reporter):
+            # Before Prefect starts: what a person can get wrong is told at once, and in one line.
+            check_inputs(Session(config, resolve_assets(config, reporter.prepare)))
+            from flows.train import train
+
             train(config)
     except KeyboardInterrupt:
         console.print(f"\nInterrupted. Nothing is lost; go on with: {again}", highlight=False, markup=False)

@@ -27,8 +27,7 @@ def load_model(checkpoint: Path, dtype: str, device: str) -> "torch.nn.Module":
     """
     import torch
 
-    if not (checkpoint / "config.json").is_file():
-        raise UserError(f"{checkpoint}: no Hugging Face checkpoint there (config.json is missing); set model.path")
+    _check_checkpoint(checkpoint)
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             str(checkpoint),
@@ -43,12 +42,18 @@ def load_model(checkpoint: Path, dtype: str, device: str) -> "torch.nn.Module":
     return module
 
 
+def _check_checkpoint(checkpoint: Path) -> None:
+    if not (checkpoint / "config.json").is_file():
+        raise UserError(f"{checkpoint}: no Hugging Face checkpoint there (config.json is missing); set model.path")
+
+
 def load_tokenizer(checkpoint: Path) -> Any:
     """The checkpoint's tokenizer.
 
     Raises:
-        UserError: there is none, or it has no chat template.
+        UserError: there is no checkpoint, or its tokenizer has no chat template.
     """
+    _check_checkpoint(checkpoint)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(checkpoint), trust_remote_code=False)
     except (OSError, ValueError) as error:

@@ -76,7 +76,10 @@ class OpenRlhfTrainer:
         actor.packing_samples = False
         actor.model.config.use_cache = False
         self._actor, self._optimizer, self._scheduler = self._strategy.prepare((actor, self._optimizer_settings()))
-        if policy.optimizer is not None:
+        if policy.optimizer is None:
+            # The schedule begins at rate 0, which would make the first update do nothing.
+            self._scheduler.step()
+        else:
             load_optimizer(self._actor.model, policy.optimizer, policy.optimizer_digest, tree_digest(policy.optimizer))
         self._tokenizer = load_tokenizer(policy.checkpoint)
         self._policy_version_id = policy.policy_version_id
@@ -91,10 +94,10 @@ class OpenRlhfTrainer:
                 "weight_decay": self._config.weight_decay,
             },
             "max_norm": self._config.max_grad_norm,
-            # Constant: a run may be continued for any number of iterations, which no decaying schedule allows.
-            "lr_scheduler": "constant",
-            "lr_warmup_ratio": 0.0,
-            "scheduler_steps": 1,
+            # Constant in the end: a run may be continued for any number of iterations, which no decaying schedule allows.
+            "lr_scheduler": "constant_with_warmup",
+            "lr_warmup_ratio": 1.0,
+            "scheduler_steps": self._config.warmup_steps,
         }
 
     def _pad(

@@ -26,8 +26,8 @@ _WARMUP_SHARE = 0.06
 _FINAL_LR_SHARE = 0.02
 _MAX_GRAD_NORM = 1.0
 _IGNORED = -100
-#: A batch is cut into this many micro-batches of similar length: constructions are four times as long as direct answers.
-_MICRO_BATCHES = 2
+#: Tokens up to which an example counts as short; no construction is, nearly every plain answer is.
+_SHORT = 100
 
 Progress = Callable[[str, float], None]
 
@@ -95,11 +95,10 @@ def _encode(tokenizer: PreTrainedTokenizerFast, examples: list[Example]) -> list
 
 
 def _micro_batches(rows: list[tuple[list[int], int]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Right-padded (ids_BT, labels_BT), rows of similar length together."""
-    rows = sorted(rows, key=lambda row: len(row[0]))
-    size = math.ceil(len(rows) / _MICRO_BATCHES)
-    for start in range(0, len(rows), size):
-        part = rows[start : start + size]
+    """Right-padded (ids_BT, labels_BT): a short and a long half, since constructions are four times as long as answers."""
+    for part in ([r for r in rows if len(r[0]) <= _SHORT], [r for r in rows if len(r[0]) > _SHORT]):
+        if not part:
+            continue
         width = max(len(ids) for ids, _ in part)
         # The padding id does not matter: attention is causal, and padded positions have no label.
         ids_BT = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in part])

@@ -14,24 +14,24 @@ class NanoConfig(BaseModel):
 
     seed: int = Field(0, ge=0, description="Seed of weights, examples and problems.")
     families: tuple[Literal["chain", "equation"], ...] = Field(
-        ("chain", "equation"), min_length=1, description="Task families that the one model learns."
+        ("equation",), min_length=1, description="Task families that the one model learns."
     )
-    levels: tuple[Level, ...] = Field((3, 4), min_length=1, description="Levels of difficulty, for every family.")
-    n_train: int = Field(512, ge=1, description="Training queries.")
-    n_held_out: int = Field(200, ge=1, description="Held-out queries; they share no problem with the training queries.")
+    levels: tuple[Level, ...] = Field((2, 3), min_length=1, description="Levels of difficulty, for every family.")
+    n_train: int = Field(400, ge=1, description="Training queries.")
+    n_held_out: int = Field(160, ge=1, description="Held-out queries; they share no problem with the training queries.")
 
-    steps: int = Field(400, ge=1, description="Cold-start optimizer steps.")
-    batch_size: int = Field(96, ge=2, description="Examples a step.")
-    learning_rate: float = Field(3e-3, gt=0, description="Peak of the cosine schedule (AdamW).")
-    slip_share: float = Field(0.15, ge=0, le=1, description="Share of examples that are wrong answers, unnoticed.")
-    reflective_share: float = Field(0.1, ge=0, le=1, description="Share of examples that notice and correct an error.")
+    steps: int = Field(600, ge=1, description="Cold-start optimizer steps.")
+    batch_size: int = Field(32, ge=2, description="Examples a step.")
+    learning_rate: float = Field(6e-3, gt=0, description="Peak of the cosine schedule (AdamW).")
+    slip_share: float = Field(0.3, ge=0, le=1, description="Share of examples that are wrong answers, unnoticed.")
+    reflective_share: float = Field(0.15, ge=0, le=1, description="Share of examples that notice and correct an error.")
     construction_share: float = Field(0.3, ge=0, le=1, description="Share of examples of the construction task.")
     threads: int = Field(2, ge=1, description="Torch threads of the cold start. Another number may change the weights.")
 
-    hidden_size: int = Field(128, ge=32, description="Width of the model.")
+    hidden_size: int = Field(96, ge=32, description="Width of the model.")
     n_layers: int = Field(3, ge=1)
-    n_heads: int = Field(4, ge=1)
-    n_kv_heads: int = Field(2, ge=1)
+    n_heads: int = Field(3, ge=1)
+    n_kv_heads: int = Field(1, ge=1)
     ffn_size: int = Field(256, ge=32)
 
     @model_validator(mode="after")

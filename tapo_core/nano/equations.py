@@ -5,13 +5,13 @@
     Try x = 6.
     3 * 6 = 18
     18 + 5 = 23
-    That gives 23, not 26, so x = 6 is wrong.
+    That gives 23, not 26: x = 6 is too small.
     Try x = 7.
     ...
     Answer: \\boxed{7}
 
 What counts as wrong: a guess is no claim, so a wrong guess that its own check rejects is not an error. A false line of a
-check is one. A wrong guess that is kept although its check is right (it was not noticed) is an error at its ``Try`` line.
+check is one. A guess that is rejected says where to look next, so that several tries find the solution. A wrong guess that is kept although its check is right (it was not noticed) is an error at its ``Try`` line.
 """
 
 import random
@@ -33,24 +33,23 @@ from tapo_core.nano.task import (
 
 #: Level -> (largest factor, largest x, largest constant, whether a constant may be subtracted).
 _RANGES = {
-    1: (2, 9, 30, False),
-    2: (3, 9, 30, False),
-    3: (4, 9, 20, True),
-    4: (6, 9, 20, True),
-    5: (9, 9, 20, True),
-    6: (9, 12, 30, True),
+    1: (2, 9, 9, False),
+    2: (3, 9, 20, False),
+    3: (4, 9, 12, True),
+    4: (5, 9, 12, True),
+    5: (7, 9, 20, True),
+    6: (9, 9, 30, True),
 }
 #: Distances of wrong guesses and their weights, and how often the check of a wrong solution is itself false.
 _DISTANCES = (1, -1, 2, -2, 3, -3)
 _DISTANCE_WEIGHTS = (5, 5, 3, 3, 1, 1)
-_FALSE_CHECK = 0.25
-#: How often a wrong solution notices a first wrong guess, then keeps a second one.
-_SECOND_GUESS = 0.2
-_NOTICED_TWICE = 0.25
+_FALSE_CHECK = 0.1
+#: How often a wrong solution rejects a first wrong guess, then keeps a second one.
+_SECOND_GUESS = 0.15
 
 _TEXT = re.compile(r"Find x: (\d+) \* x ([-+]) (\d+) = (\d+)\.")
 _TRY = re.compile(r"Try x = (\d+)\.")
-_REJECTION = re.compile(r"That gives (\d+), not (\d+), so x = (\d+) is wrong\.")
+_REJECTION = re.compile(r"That gives (\d+), not (\d+): x = (\d+) is too (small|large)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +78,19 @@ class _Equation:
     def reject(self, guess: int, value: int | None = None) -> str:
         """The line that throws a guess away, for a stated value of the left-hand side (by default the true one)."""
         shown = self.value(guess) if value is None else value
-        return f"That gives {shown}, not {self.target}, so x = {guess} is wrong."
+        side = "small" if shown < self.target else "large"
+        return f"That gives {shown}, not {self.target}: x = {guess} is too {side}."
 
-    def wrong_guess(self, rng: random.Random, but: int | None = None) -> int:
+    def nearer(self, guess: int, rng: random.Random) -> int:
+        """A guess that follows the last one's rejection: between it and the solution, which may be it."""
+        return rng.randint(guess + 1, self.x) if guess < self.x else rng.randint(self.x, guess - 1)
+
+    def wrong_guess(self, rng: random.Random) -> int:
         """A guess near the solution whose substitution stays in 0..MAX_NUMBER."""
         near = [
             (self.x + d, w)
             for d, w in zip(_DISTANCES, _DISTANCE_WEIGHTS, strict=True)
             if self.x + d >= 1
-            and self.x + d != but
             and self.factor * (self.x + d) <= MAX_NUMBER
             and 0 <= self.value(self.x + d) <= MAX_NUMBER
         ]
@@ -130,11 +133,12 @@ class Equations:
         """A wrong guess that is answered without noticing, or whose check is made to fit by a false line."""
         equation = _read(problem)
         steps: list[str] = []
-        rejected = None
+        guess = equation.wrong_guess(rng)
         if rng.random() < _SECOND_GUESS:
-            rejected = equation.wrong_guess(rng)
-            steps = [*equation.attempt(rejected), equation.reject(rejected)]
-        guess = equation.wrong_guess(rng, but=rejected)
+            second = equation.nearer(guess, rng)
+            if second != equation.x:
+                steps = [*equation.attempt(guess), equation.reject(guess)]
+                guess = second
         at = len(steps)
         steps += equation.attempt(guess)
         if rng.random() < _FALSE_CHECK:
@@ -150,13 +154,12 @@ class Equations:
         return [*steps, answer_line(guess)], at
 
     def reflective_solution(self, problem: Problem, rng: random.Random) -> list[str]:
-        """One or two wrong guesses, each thrown away by its check, then the right one."""
+        """Wrong guesses, each thrown away by its check and followed by a nearer one, then the right one."""
         equation = _read(problem)
-        guess = equation.wrong_guess(rng)
-        steps = [*equation.attempt(guess), equation.reject(guess)]
-        if rng.random() < _NOTICED_TWICE:
-            guess = equation.wrong_guess(rng, but=guess)
+        guess, steps = equation.wrong_guess(rng), []
+        while guess != equation.x:
             steps += [*equation.attempt(guess), equation.reject(guess)]
+            guess = equation.nearer(guess, rng)
         return [*steps, *self.solution(problem)]
 
     def first_error(self, problem: Problem, steps: Sequence[str]) -> int | None:

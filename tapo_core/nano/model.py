@@ -12,7 +12,11 @@ from tapo_core.nano.tokenizer import END_ID, MAX_LENGTH, PAD_ID, VOCAB_SIZE, bui
 #: The smallest head that vLLM's CPU attention knows.
 HEAD_DIM = 32
 
-#: Periods on whose circles numbers are placed, and the size of a place beside the random part (0.02).
+#: Wider than the library's 0.02, and a base that fits 1024 positions: with both, 250 steps of cold start reach the loss that took
+#: more than 500.
+_INIT_STD = 0.06
+_ROPE_THETA = 500.0
+#: Periods on whose circles numbers are placed, and the size of a place beside the random part.
 _PERIODS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
 _PLACE_SCALE = 0.04
 
@@ -28,6 +32,8 @@ def model_config(config: NanoConfig) -> Qwen3Config:
         num_key_value_heads=config.n_kv_heads,
         head_dim=HEAD_DIM,
         max_position_embeddings=MAX_LENGTH,
+        initializer_range=_INIT_STD,
+        rope_parameters={"rope_type": "default", "rope_theta": _ROPE_THETA},
         tie_word_embeddings=True,
         use_cache=True,
         attention_dropout=0.0,

@@ -107,7 +107,7 @@ def _rollout(
     text = session.chat.decode(drawn.token_ids_T)
     return Rollout(
         rollout_id=deterministic_id(
-            "rollout", run=session.run_id, iteration=iteration, rollout_kind=kind, query=query.query_id, k=k
+            "rollout", run=session.run_id, iteration=iteration, kind=kind, query=query.query_id, k=k
         ),
         run_id=session.run_id,
         iteration=iteration,

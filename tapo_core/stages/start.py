@@ -5,24 +5,25 @@ from datetime import UTC, datetime
 import tapo_core
 from tapo_core.data import load_queries
 from tapo_core.errors import ConfigError, DataError
-from tapo_core.files import make_folder
+from tapo_core.files import check_folder, make_folder
 from tapo_core.ids import canonical_json, deterministic_id, digest, tree_digest
-from tapo_core.records import Config, PolicyVersion, Run
+from tapo_core.records import Config, PolicyVersion, Query, Run
 from tapo_core.session import Session, engine_versions
 from tapo_core.store import StageCommit, load
 
 STAGE = "start"
 
 
-def start(session: Session) -> StageCommit:
-    """Begin a run, or find it begun.
+def check_inputs(session: Session) -> list[Query]:
+    """The run's queries, after everything that a person can get wrong was looked at. Writes nothing.
 
     Raises:
         ConfigError: a run of this name exists with another configuration.
-        DataError: a data file is missing or malformed, or holds too few queries. Nothing was written.
-        UserError: no checkpoint at model.path, or the run's folder cannot be written to.
+        DataError: a data file is missing or malformed, or holds too few queries.
+        UserError: no checkpoint at model.path, or the run's folder could not be made or written to.
     """
     config = session.config
+    check_folder(session.folder)
     if (session.folder / "store").exists():
         _refuse_other_configuration(session)
     queries = []
@@ -34,7 +35,19 @@ def start(session: Session) -> StageCommit:
             f"{session.assets.train}: {n_train} queries, fewer than data.queries_per_iteration = "
             f"{config.data.queries_per_iteration}; add rows or lower it"
         )
-    _ = session.chat  # a missing or unusable checkpoint is found before anything is written
+    for query in queries:
+        session.prompt_of(query, config.sampler.max_new_tokens)
+    return queries
+
+
+def start(session: Session) -> StageCommit:
+    """Begin a run, or find it begun.
+
+    Raises:
+        UserError: see `check_inputs`; or the data or the model changed since the run began. Nothing was written.
+    """
+    config = session.config
+    queries = check_inputs(session)
     make_folder(session.folder)
     policy = PolicyVersion(
         policy_version_id=deterministic_id("policy_version", run=session.run_id, iteration=0),

@@ -106,7 +106,7 @@ def test_first_error_of_a_chain(text: str, index: int | None, sentence: str | No
     _check_first_error(CHAIN, text, index, sentence)
 
 
-REJECTED = "Try x = 6.\n3 * 6 = 18\n18 + 5 = 23\nThat gives 23, not 26, so x = 6 is wrong.\n"
+REJECTED = "Try x = 6.\n3 * 6 = 18\n18 + 5 = 23\nThat gives 23, not 26: x = 6 is too small.\n"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ REJECTED = "Try x = 6.\n3 * 6 = 18\n18 + 5 = 23\nThat gives 23, not 26, so x = 6
         (REJECTED + "Try x = 8.\n3 * 8 = 24\n24 + 5 = 29\nAnswer: \\boxed{8}", 4, "Line 5 is wrong: x = 8 gives 29, not 26."),
         ("Try x = 6.\n3 * 6 = 21\n21 + 5 = 26\nAnswer: \\boxed{6}", 1, "Line 2 is wrong: 3 * 6 is 18, not 21."),
         ("Try x = 6.\n3 * 6 = 18\n18 + 5 = 26\nAnswer: \\boxed{6}", 2, "Line 3 is wrong: 18 + 5 is 23, not 26."),
-        ("Try x = 7.\n3 * 7 = 21\n21 + 5 = 26\nThat gives 26, not 26, so x = 7 is wrong.", 3, "Line 4 is wrong: x = 7 gives 26."),
+        ("Try x = 7.\n3 * 7 = 21\n21 + 5 = 26\nThat gives 26, not 26: x = 7 is too large.", 3, "Line 4 is wrong: x = 7 gives 26."),
     ],
 )  # fmt: skip
 def test_first_error_of_an_equation(text: str, index: int | None, sentence: str | None) -> None:
@@ -148,14 +148,14 @@ def test_reconstruction_of_an_unnoticed_guess_keeps_its_check() -> None:
     steps = split_steps("Try x = 6.\n3 * 6 = 18\n18 + 5 = 23\nAnswer: \\boxed{6}")
     made = get_family("equation").reconstruct(EQUATION, steps, 0)
     assert made.kept == ("Try x = 6.", "3 * 6 = 18", "18 + 5 = 23")
-    assert made.diagnosis == "That gives 23, not 26, so x = 6 is wrong."
+    assert made.diagnosis == "That gives 23, not 26: x = 6 is too small."
 
 
 def test_reconstruction_of_a_false_check_redoes_it() -> None:
     steps = split_steps("Try x = 6.\n3 * 6 = 21\n21 + 5 = 26\nAnswer: \\boxed{6}")
     made = get_family("equation").reconstruct(EQUATION, steps, 1)
     assert made.kept == ("Try x = 6.", "3 * 6 = 21")
-    assert made.correction[:3] == ("3 * 6 = 18", "18 + 5 = 23", "That gives 23, not 26, so x = 6 is wrong.")
+    assert made.correction[:3] == ("3 * 6 = 18", "18 + 5 = 23", "That gives 23, not 26: x = 6 is too small.")
 
 
 def test_generation_is_deterministic_and_the_splits_are_disjoint() -> None:

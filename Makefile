@@ -1,0 +1,37 @@
+# Two commands to begin with: `make demo` and `make test`. Both do all set-up by themselves, once.
+.PHONY: demo test setup lint format types contracts pytest slow lock clean
+PYTHONBIN := .venv/bin/python
+
+demo: setup
+	.venv/bin/tapo demo
+
+test: setup lint types contracts pytest
+
+setup:
+	@bash infra/setup.sh
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+format: setup
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+types: setup
+	.venv/bin/mypy
+
+contracts: setup
+	.venv/bin/lint-imports
+
+pytest: setup
+	$(PYTHONBIN) -m pytest -m "not slow and not gpu"
+
+slow: setup
+	$(PYTHONBIN) -m pytest -m "slow and not gpu"
+
+lock: setup
+	$(PYTHONBIN) infra/lock.py
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build

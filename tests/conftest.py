@@ -1,0 +1,29 @@
+"""Shared fixtures. Heavy engines are started once a session, in this process, on the built-in model."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+
+from tapo_core.engines.environment import prepare_environment
+
+prepare_environment()
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """One temporary Prefect server and database for all tests that run flows."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=90):
+        yield
+
+
+@pytest.fixture(scope="session")
+def nano_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where tests keep built nano worlds: a fresh folder, so that nothing from an earlier run is used."""
+    return tmp_path_factory.mktemp("nano-cache")

@@ -1,0 +1,47 @@
+"""A small nano world, and runs of the real flow on it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tapo_core.assets import resolve_assets
+from tapo_core.config import TapoConfig, load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: A cold start of seconds: a policy that is wrong most of the time, but knows the form of answers and constructions.
+NANO = [
+    "nano.levels=[1]",
+    "nano.steps=120",
+    "nano.n_train=40",
+    "nano.n_held_out=12",
+    "nano.construction_share=0.4",
+    "nano.slip_share=0.2",
+    "data.queries_per_iteration=12",
+    "sampler.max_new_tokens=48",
+    "correction.max_new_tokens=120",
+    "evaluation.queries=12",
+    "evaluation.samples=2",
+    "evaluation.every=0",
+    "update.keep_optimizer_states=2",
+    # Eligible from the first iteration on, so that constructions are exercised.
+    "filter.n_pos=1",
+    "filter.n_neg=1",
+]
+
+Configure = Callable[..., TapoConfig]
+
+
+@pytest.fixture
+def configure(nano_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
+    """A function that makes the configuration of a small run: name, then overrides."""
+    monkeypatch.setenv("TAPO_CACHE", str(nano_cache))
+
+    def make(name: str, *overrides: str) -> TapoConfig:
+        settings = [f"run.name={name}", f"run.output_dir={tmp_path}", "run.iterations=1", *NANO, *overrides]
+        config = load_config(ROOT / "configs" / "nano_tapo.toml", settings)
+        resolve_assets(config)
+        return config
+
+    return make

@@ -1,0 +1,189 @@
+"""Whole iterations on real vLLM, real OpenRLHF, real DuckDB and Prefect; nothing is mocked."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flows.evaluate import evaluate_policy
+from flows.train import train
+from tapo_core.config import TapoConfig
+from tapo_core.engines.vllm_sampler import VllmSampler
+from tapo_core.errors import ConfigError, TransientError, UserError
+from tapo_core.ids import file_sha256
+from tapo_core.progress import reporting
+from tapo_core.records import (
+    Advantage,
+    Correction,
+    Evaluation,
+    ParseOutcome,
+    PolicyVersion,
+    Rollout,
+    RolloutTokens,
+    TokenRole,
+    TokenWeight,
+    UpdateMetric,
+    Verification,
+)
+from tapo_core.store import load, query, verified_commits
+from tests.flows.conftest import Configure
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+STAGES = ["sample", "verify", "locate_error", "diagnose_and_correct", "filter_by_difficulty", "update_policy"]
+
+
+class StopAt:
+    """A reporter that interrupts the run when a stage begins, as Ctrl-C does."""
+
+    def __init__(self, iteration: int, stage: str) -> None:
+        self.at = (iteration, stage)
+        self.seen: list[tuple[int, str]] = []
+
+    def prepare(self, what: str, share: float) -> None: ...
+    def advance(self, done: int, total: int, unit: str) -> None: ...
+    def iteration(self, run_folder: Path, iteration: int) -> None: ...
+
+    def stage(self, iteration: int, stage: str) -> None:
+        self.seen.append((iteration, stage))
+        if (iteration, stage) == self.at:
+            raise KeyboardInterrupt
+
+
+def commits(config: TapoConfig) -> list[tuple[int, str]]:
+    return [(commit.iteration, commit.stage) for commit in verified_commits(config.run_folder)]
+
+
+def trajectories(config: TapoConfig) -> tuple[object, ...]:
+    """What must not differ between two runs of the same seed and configuration, without the ids that name the run."""
+    folder = config.run_folder
+    rollouts = {r.rollout_id: (r.iteration, r.query_id, r.kind, r.k) for r in load(folder, Rollout)}
+    names = rollouts | {c.correction_id: (*rollouts[c.wrong_rollout_id], "c") for c in load(folder, Correction)}
+    tokens = {(names[t.subject_id], t.role): (t.token_ids_T, t.logprobs_T) for t in load(folder, RolloutTokens)}
+    rewards = {names[v.subject_id]: v.reward for v in load(folder, Verification)}
+    advantages = {names[a.subject_id]: a.value for a in load(folder, Advantage)}
+    return tokens, rewards, advantages
+
+
+def test_an_iteration_end_to_end_and_the_same_again(configure: Configure) -> None:
+    config = configure("first", "run.iterations=2")
+    result = train(config)
+    folder = config.run_folder
+    assert result["iterations"] == 2
+    assert commits(config) == [
+        (0, "start"),
+        (0, "evaluate"),
+        *((1, stage) for stage in STAGES),
+        *((2, stage) for stage in STAGES),
+        (2, "evaluate"),
+    ]
+    rollouts = load(folder, Rollout, kind="training")
+    assert len(rollouts) == 2 * 12 * 8
+    assert len({(r.iteration, r.query_id, r.k) for r in rollouts}) == len(rollouts)
+    versions = {v.policy_version_id: v for v in load(folder, PolicyVersion)}
+    assert all(versions[r.policy_version_id].iteration == r.iteration - 1 for r in rollouts)
+
+    corrections = load(folder, Correction)
+    parsed = [c for c in corrections if c.parse_outcome is ParseOutcome.PARSED]
+    assert parsed, "the small model should manage at least one construction"
+    assert all(c.raw_output and c.parse_detail for c in corrections if c.parse_outcome is not ParseOutcome.PARSED)
+    texts = {r.rollout_id: r.text for r in rollouts}
+    tokens = {(t.subject_id, t.role): t for t in load(folder, RolloutTokens)}
+    for correction in parsed:
+        wrong = correction.wrong_rollout_id
+        assert correction.prefix_char_end is not None
+        assert (correction.constructed_text or "").startswith(texts[wrong][: correction.prefix_char_end])
+        constructed = tokens[correction.correction_id, TokenRole.CONSTRUCTED]
+        own = tokens[wrong, TokenRole.ROLLOUT]
+        assert constructed.prompt_token_ids == own.prompt_token_ids
+        assert correction.prefix_token_end
+        assert constructed.token_ids_T[: correction.prefix_token_end] == own.token_ids_T[: correction.prefix_token_end]
+    weighted = load(folder, TokenWeight)
+    assert {w.subject_id for w in weighted} == {c.correction_id for c in parsed}
+    assert all(0.01 - 1e-6 <= weight <= 10.0 + 1e-5 for w in weighted for weight in w.weights_T)
+
+    # The trainer moved the policy, and what vLLM sampled from is what was published.
+    assert len({v.checkpoint_digest for v in versions.values()}) == 3
+    metrics = {(m.iteration, m.name): m.value for m in load(folder, UpdateMetric)}
+    assert metrics[1, "grad_norm"] > 0.0
+    assert metrics[2, "sampler_mismatch/max"] < 1e-3
+    why = query(folder, "SELECT count(*) AS n FROM why_in_batch")
+    assert int(why.n[0]) == len(load(folder, Advantage))
+
+    again = configure("second", "run.iterations=2")
+    train(again)
+    assert trajectories(again) == trajectories(config)
+    assert [e.value for e in load(folder, Evaluation)] == [e.value for e in load(again.run_folder, Evaluation)]
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped_bit_for_bit(configure: Configure) -> None:
+    whole, broken = configure("whole", "run.iterations=2"), configure("broken", "run.iterations=2")
+    train(whole)
+    for stop in [(1, "diagnose_and_correct"), (2, "sample"), (2, "update_policy")]:
+        reporter = StopAt(*stop)
+        with reporting(reporter), pytest.raises(KeyboardInterrupt):
+            train(broken)
+        assert commits(broken)[-1] != stop
+        verified_commits(broken.run_folder)
+    train(broken)
+    assert commits(broken) == commits(whole)
+    assert trajectories(broken) == trajectories(whole)
+    weights = [config.run_folder / "policies/000002/hf/model.safetensors" for config in (whole, broken)]
+    assert file_sha256(weights[0]) == file_sha256(weights[1])
+
+    finished = StopAt(-1, "never")
+    with reporting(finished):
+        train(broken)
+    assert finished.seen == [], "a finished run has nothing left to do: every stage is cached"
+
+
+def test_grpo_is_the_same_flow_with_constructions_off(configure: Configure) -> None:
+    config = configure("grpo", 'method="grpo"')
+    train(config)
+    assert [stage for _, stage in commits(config)] == [
+        "start", "evaluate", "sample", "verify", "filter_by_difficulty", "update_policy", "evaluate",
+    ]  # fmt: skip
+    assert load(config.run_folder, Correction) == []
+    assert {a.advantage_group for a in load(config.run_folder, Advantage)} == {"original"}
+
+
+def test_any_policy_version_can_be_evaluated(configure: Configure) -> None:
+    config = configure("evaluated", 'method="grpo"', "evaluation.samples=1", "run.iterations=2")
+    train(config)
+    evaluate_policy(config, 1)
+    assert [e.iteration for e in sorted(load(config.run_folder, Evaluation), key=lambda e: e.iteration)] == [0, 1, 2]
+    with pytest.raises(UserError, match="no policy version 7; there are 0 to 2"):
+        evaluate_policy(config, 7)
+
+
+def test_a_transient_error_is_retried_and_others_are_not(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, failures = VllmSampler.sample, [TransientError("the engine died")]
+
+    def sample(self: VllmSampler, *args: object) -> object:
+        if failures:
+            raise failures.pop()
+        return original(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(VllmSampler, "sample", sample)
+    config = configure("retried", 'method="grpo"')
+    train(config)
+    assert commits(config)[-1] == (1, "evaluate")
+    failures.append(UserError("bad input"))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="bad input"):
+        train(configure("failed", 'method="grpo"'))
+    assert failures == []
+
+
+def test_another_configuration_needs_another_name(configure: Configure) -> None:
+    config = configure("named", 'method="grpo"')
+    train(config)
+    with pytest.raises(ConfigError, match=r"another configuration .* choose another run\.name"):
+        train(configure("named", 'method="grpo"', "update.learning_rate=0.1"))
+
+
+def test_the_manifests_are_small_json(configure: Configure) -> None:
+    config = configure("manifests")
+    train(config)
+    for commit in verified_commits(config.run_folder):
+        assert len(json.dumps(commit.manifest)) < 2000

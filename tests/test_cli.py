@@ -1,0 +1,86 @@
+"""The command line as its user meets it: a process, its exit code, and what it prints."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs" / "nano_tapo.toml"
+
+
+def tapo(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from tapo_core.cli.main import main; main()", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> list[str]:
+    """Overrides that point at a small data set and at no model."""
+    path = tmp_path / "queries.jsonl"
+    rows = [{"problem": f"{i} + 1?", "answer": str(i + 1)} for i in range(60)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = tmp_path / "model"
+    model.mkdir()
+    return [f"data.train={path}", f"data.held_out={path}", f"model.path={model}"]
+
+
+def train(tmp_path: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    options = [option for setting in settings for option in ("--set", setting)]
+    return tapo("train", CONFIG, *options, cwd=tmp_path)
+
+
+def check_refused(done: subprocess.CompletedProcess[str], tmp_path: Path, says: str) -> None:
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2, done.stderr
+    assert says in lines[-1]
+    assert lines[-1].startswith("tapo: ")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs" / "nano-tapo").exists(), "nothing may be half-written"
+
+
+def test_an_unknown_key(tmp_path: Path) -> None:
+    done = train(tmp_path, "update.learning_rat=1")
+    check_refused(done, tmp_path, "unknown key update.learning_rat (did you mean update.learning_rate?)")
+
+
+def test_a_missing_config_file(tmp_path: Path) -> None:
+    check_refused(tapo("train", "nowhere.toml", cwd=tmp_path), tmp_path, "nowhere.toml: cannot read")
+
+
+def test_bad_data_models_and_folders_stop_the_flow_in_one_line(tmp_path: Path, data: list[str]) -> None:
+    check_refused(train(tmp_path, *data, "data.train=gone.jsonl"), tmp_path, "gone.jsonl: cannot read the data file")
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"problem": "1 + 1?", "answer": "2"}\n{"problem"\n')
+    check_refused(train(tmp_path, *data, f"data.train={bad}"), tmp_path, f"{bad}:2: not valid JSON")
+    bad.write_text('{"problem": "1 + 1?", "answer": ""}\n')
+    check_refused(train(tmp_path, *data, f"data.train={bad}"), tmp_path, f"{bad}:1: the answer is empty")
+    check_refused(train(tmp_path, *data), tmp_path, "config.json is missing")
+    file = tmp_path / "file"
+    file.write_text("")
+    done = train(tmp_path, *data, f"run.output_dir={file}")
+    check_refused(done, tmp_path, f"{file}/nano-tapo: cannot be a folder")
+
+
+def test_bad_usage_is_exit_code_2(tmp_path: Path) -> None:
+    assert tapo("train", cwd=tmp_path).returncode == 2
+    assert tapo("nonsense", cwd=tmp_path).returncode == 2
+
+
+def test_sql_and_lineage_without_a_run_say_so(tmp_path: Path) -> None:
+    check_refused(tapo("sql", "SELECT 1", cwd=tmp_path), tmp_path, "no run under runs/")
+    check_refused(tapo("lineage", "3abc1ac8", "--run", "x", cwd=tmp_path), tmp_path, "no run in x")
+
+
+def test_help_is_quick_to_import_and_names_the_commands_of_the_readme(tmp_path: Path) -> None:
+    done = tapo("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    readme = (ROOT / "README.md").read_text()
+    used = set(re.findall(r"\.venv/bin/tapo (\w+)", readme)) | {"demo"}
+    assert used == set(re.findall(r"^\s+(\w+)\s{2,}", done.stdout.split("Commands:")[1], re.MULTILINE))
+    code = "import sys, tapo_core.cli.main; print([m for m in ('torch', 'prefect', 'duckdb', 'vllm') if m in sys.modules])"
+    light = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert light.stdout.strip() == "[]"

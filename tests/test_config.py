@@ -1,0 +1,66 @@
+"""Configuration: strict, explained in one line, and identified by a digest."""
+
+from pathlib import Path
+
+import pytest
+
+from tapo_core.config import TapoConfig, load_config, parse_config
+from tapo_core.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.name)
+def test_every_shipped_config_parses(path: Path) -> None:
+    assert load_config(path).run.name
+
+
+def test_overrides_are_toml_values_or_text(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('[run]\nname = "a"\n')
+    config = load_config(path, ["update.learning_rate=1e-6", "run.name=b", 'sampler.engine="hf"', "run.iterations=7"])
+    assert (config.update.learning_rate, config.run.name) == (1e-6, "b")
+    assert (config.sampler.engine, config.run.iterations) == ("hf", 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[run]\nname = "a"\n[update]\nlearning_rat = 1', "unknown key update.learning_rat (did you mean update.learning_rate?)"),
+        ("[run]\nseed = 1", "key run.name is missing"),
+        ('[run]\nname = "a"\niterations = 0', "run.iterations"),
+        ('[run]\nname = "../a"', "run.name"),
+        ('[run]\nname = "a"\n[filter]\nn_pos = 5', "no query could ever be eligible"),
+        ('[run]\nname = "a"\n[sampler]\nmax_model_len = 64', "leaves no room"),
+        ('[run]\nname = "a"\n[token_weight]\nmin_weight = 20.0', "above token_weight.max_weight"),
+        ("[run", "not valid TOML"),
+    ],
+)  # fmt: skip
+def test_a_bad_config_is_one_line_that_names_file_and_key(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert says in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_config_and_a_bad_override_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot read"):
+        load_config(tmp_path / "nowhere.toml")
+    path = tmp_path / "c.toml"
+    path.write_text('[run]\nname = "a"\n')
+    with pytest.raises(ConfigError, match=r"write it as section\.key=value"):
+        load_config(path, ["update.learning_rate"])
+    with pytest.raises(ConfigError, match="name is not a section"):
+        load_config(path, ["run.name.x=1"])
+
+
+def test_the_digest_is_of_what_shapes_trajectories() -> None:
+    def config(**run: object) -> TapoConfig:
+        return parse_config({"run": {"name": "a", **run}}, "test")
+
+    assert config().digest == config(name="b", iterations=99, output_dir="/elsewhere").digest
+    assert config().digest != config(seed=1).digest
+    assert config().digest != parse_config({"run": {"name": "a"}, "method": "grpo"}, "test").digest
