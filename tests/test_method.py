@@ -133,7 +133,7 @@ def test_ots_weights_against_the_formula(tokens: list[tuple[float, float]]) -> N
 
 def test_ots_off_and_uneven_lists() -> None:
     assert ood_token_weights([-5.0, -1.0], [0.0, 0.0], TokenWeightConfig(enabled=False)) == [1.0, 1.0]
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         ood_token_weights([-1.0], [], TokenWeightConfig())
     assert ood_token_weights([0.0], [1e6], TokenWeightConfig()) == [pytest.approx(10.0)]
 

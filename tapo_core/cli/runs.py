@@ -2,11 +2,11 @@
 
 from rich.console import Console
 
+from tapo_core.assets import resolve_assets
 from tapo_core.cli.formats import TableFormat
 from tapo_core.cli.reporter import RichReporter
 from tapo_core.cli.show import print_table
 from tapo_core.config import TapoConfig
-from tapo_core.assets import resolve_assets
 from tapo_core.progress import reporting
 from tapo_core.session import Session
 from tapo_core.stages.start import check_inputs

@@ -93,7 +93,7 @@ def make_strategy(config: UpdateConfig, dtype: str, seed: int) -> "DeepspeedStra
     from openrlhf.utils.deepspeed.deepspeed import DeepspeedStrategy
     from torch.distributed.device_mesh import init_device_mesh
 
-    class Strategy(DeepspeedStrategy):  # type: ignore[misc]  # OpenRLHF has no type information
+    class Strategy(DeepspeedStrategy):
         def setup_distributed(self, timeout: timedelta = timedelta(minutes=60)) -> None:
             if has_gpu():
                 super().setup_distributed(timeout)

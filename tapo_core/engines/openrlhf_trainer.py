@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,8 +78,10 @@ class OpenRlhfTrainer:
         actor.model.config.use_cache = False
         self._actor, self._optimizer, self._scheduler = self._strategy.prepare((actor, self._optimizer_settings()))
         if policy.optimizer is None:
-            # The schedule begins at rate 0, which would make the first update do nothing.
-            self._scheduler.step()
+            # The schedule begins at rate 0, which would make the first update do nothing; skipping that value is meant.
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
+                self._scheduler.step()
         else:
             load_optimizer(self._actor.model, policy.optimizer, policy.optimizer_digest, tree_digest(policy.optimizer))
         self._tokenizer = load_tokenizer(policy.checkpoint)

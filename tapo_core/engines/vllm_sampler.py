@@ -46,7 +46,7 @@ def _reporting_bar(report: Callable[[int], None]) -> Any:
     """A tqdm class that draws nothing and reports how many sequences are finished."""
     from tqdm import tqdm
 
-    class Bar(tqdm):  # type: ignore[type-arg]
+    class Bar(tqdm):
         def display(self, *args: Any, **kwargs: Any) -> None:
             report(int(self.n))
 

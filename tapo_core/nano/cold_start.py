@@ -102,13 +102,13 @@ def _micro_batches(rows: list[tuple[list[int], int]]) -> Iterator[tuple[torch.Te
         width = max(len(ids) for ids, _ in part)
         # The padding id does not matter: attention is causal, and padded positions have no label.
         ids_BT = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in part])
-        labels_BT = torch.tensor([[_IGNORED] * n + ids[n:] + [_IGNORED] * (width - len(ids)) for ids, n in part])
+        labels_BT = torch.tensor([ids + [_IGNORED] * (width - len(ids)) for ids, _ in part])
         yield ids_BT, labels_BT
 
 
 def _step(model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, rows: list[tuple[list[int], int]]) -> float:
     """One optimizer step; returns the loss in nats a token."""
-    n_targets = sum(len(ids) - n for ids, n in rows)
+    n_targets = sum(len(ids) - 1 for ids, _ in rows)
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
     for ids_BT, labels_BT in _micro_batches(rows):
@@ -116,7 +116,7 @@ def _step(model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, rows: list[
         targets = labels_BT[:, 1:]
         learnt = targets != _IGNORED
         loss = cross_entropy(model.lm_head(hidden[learnt]), targets[learnt], reduction="sum") / n_targets
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total += loss.item()
     torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRAD_NORM)
     optimizer.step()

@@ -11,7 +11,8 @@
     Answer: \\boxed{7}
 
 What counts as wrong: a guess is no claim, so a wrong guess that its own check rejects is not an error. A false line of a
-check is one. A guess that is rejected says where to look next, so that several tries find the solution. A wrong guess that is kept although its check is right (it was not noticed) is an error at its ``Try`` line.
+check is one. A guess that is rejected says where to look next, so that several tries find the solution. A wrong guess
+that is kept although its check is right (it was not noticed) is an error at its ``Try`` line.
 """
 
 import random
@@ -31,12 +32,13 @@ from tapo_core.nano.task import (
     stated_answer,
 )
 
-#: Level -> (largest factor, largest x, largest constant, whether a constant may be subtracted).
+#: Level -> (largest factor, largest x, largest constant, whether a constant may be subtracted). A factor of 1 is not written,
+#: and its check is one line.
 _RANGES = {
-    1: (2, 9, 9, False),
-    2: (3, 9, 20, False),
-    3: (4, 9, 12, True),
-    4: (5, 9, 12, True),
+    1: (1, 20, 20, True),
+    2: (2, 9, 12, True),
+    3: (3, 9, 12, True),
+    4: (4, 9, 12, True),
     5: (7, 9, 20, True),
     6: (9, 9, 30, True),
 }
@@ -47,7 +49,7 @@ _FALSE_CHECK = 0.1
 #: How often a wrong solution rejects a first wrong guess, then keeps a second one.
 _SECOND_GUESS = 0.15
 
-_TEXT = re.compile(r"Find x: (\d+) \* x ([-+]) (\d+) = (\d+)\.")
+_TEXT = re.compile(r"Find x: (?:(\d+) \* )?x ([-+]) (\d+) = (\d+)\.")
 _TRY = re.compile(r"Try x = (\d+)\.")
 _REJECTION = re.compile(r"That gives (\d+), not (\d+): x = (\d+) is too (small|large)\.")
 
@@ -67,7 +69,9 @@ class _Equation:
         return apply(self.factor * guess, self.sign, self.constant)
 
     def check(self, guess: int) -> list[str]:
-        """The two lines of the substitution."""
+        """The substitution: a line for the product, unless the factor is 1, and one for the sum."""
+        if self.factor == 1:
+            return [f"{guess} {self.sign} {self.constant} = {self.value(guess)}"]
         product = self.factor * guess
         return [f"{self.factor} * {guess} = {product}", f"{product} {self.sign} {self.constant} = {self.value(guess)}"]
 
@@ -102,7 +106,7 @@ def _read(problem: Problem) -> _Equation:
     match = _TEXT.fullmatch(problem.text)
     if match is None:
         raise ValueError(f"not a problem of the family 'equation': {problem.text!r}")
-    return _Equation(int(match[1]), match[2], int(match[3]), int(match[4]), int(problem.answer))
+    return _Equation(int(match[1] or 1), match[2], int(match[3]), int(match[4]), int(problem.answer))
 
 
 class Equations:
@@ -116,13 +120,14 @@ class Equations:
             raise ValueError(f"level must be in {LEVELS[0]}..{LEVELS[-1]}, not {level}")
         max_factor, max_x, max_constant, subtract = _RANGES[level]
         while True:
-            factor, x = rng.randint(2, max_factor), rng.randint(1, max_x)
+            factor, x = rng.randint(min(2, max_factor), max_factor), rng.randint(1, max_x)
             sign = rng.choice("+-") if subtract else "+"
             constant = rng.randint(1, max_constant)
             target = apply(factor * x, sign, constant)
             # The neighbour x + 1 must stay writable, so that every problem has plausible wrong guesses.
             if target >= 0 and factor * (x + 2) + constant <= MAX_NUMBER:
-                return Problem(self.name, level, f"Find x: {factor} * x {sign} {constant} = {target}.", str(x))
+                left = "x" if factor == 1 else f"{factor} * x"
+                return Problem(self.name, level, f"Find x: {left} {sign} {constant} = {target}.", str(x))
 
     def solution(self, problem: Problem) -> list[str]:
         """The right guess and its substitution."""
@@ -142,9 +147,9 @@ class Equations:
         at = len(steps)
         steps += equation.attempt(guess)
         if rng.random() < _FALSE_CHECK:
-            if rng.random() < 0.5:
+            if equation.factor == 1 or rng.random() < 0.5:
                 steps[-1] = f"{steps[-1].rsplit(' = ', 1)[0]} = {equation.target}"
-                at += 2
+                at = len(steps) - 1
             else:
                 product = slipped(equation.factor * guess, rng)
                 steps[-2] = f"{equation.factor} * {guess} = {product}"
@@ -206,8 +211,9 @@ class Equations:
         if guess is not None:
             value = int(guess[1])
             attempt = equation.attempt(value)
-            if list(steps[index : index + 3]) == attempt:
-                return Reconstruction(tuple(steps[: index + 3]), equation.reject(value), tuple(right))
+            end = index + len(attempt)
+            if list(steps[index:end]) == attempt:
+                return Reconstruction(tuple(steps[:end]), equation.reject(value), tuple(right))
         if equality is None or equality[1] == equality[2]:
             return Reconstruction(tuple(steps[: index + 1]), "Wait, this line is wrong. Let me redo it.", tuple(right))
         tried = [match for step in steps[:index] if (match := _TRY.fullmatch(step))]
@@ -216,7 +222,7 @@ class Equations:
             value = int(tried[-1][1])
             check = equation.check(value)
             redone = check[check.index(redone[0]) :] if redone[0] in check else redone
-            tail = right[3:] if value == equation.x else [equation.reject(value), *right]
+            tail = right[len(equation.attempt(value)) :] if value == equation.x else [equation.reject(value), *right]
         else:
             tail = right
         diagnosis = f"Wait, {equality[0]} is not {equality[2]}. Let me redo this step."

@@ -49,10 +49,10 @@ def build_model(config: NanoConfig, seed: int) -> Qwen3ForCausalLM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         architecture = model_config(config)
-        model = Qwen3ForCausalLM(architecture)  # type: ignore[no-untyped-call]
+        model = Qwen3ForCausalLM(architecture)
     _arrange_numbers(model)
     # Plain sampling unless a caller asks otherwise: the library's default of top_k = 50 would silently cut the distribution.
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+    model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=1.0,
         top_k=0,

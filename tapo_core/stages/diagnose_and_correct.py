@@ -23,7 +23,7 @@ from tapo_core.session import Session
 from tapo_core.stages.groups import candidates, load_groups
 from tapo_core.stages.locate_error import error_location
 from tapo_core.stages.verify import verification
-from tapo_core.store import Record, StageCommit, load
+from tapo_core.store import Record, StageCommit
 
 STAGE = "diagnose_and_correct"
 
@@ -72,9 +72,8 @@ def diagnose_and_correct(session: Session, iteration: int, input_digest: str) ->
 
 def _jobs(session: Session, iteration: int, template: Template) -> list[_Job]:
     settings = session.config.correction
-    key = {"run_id": session.run_id, "iteration": iteration}
-    tokens = {t.subject_id: t for t in load(session.folder, RolloutTokens, **key, role=TokenRole.ROLLOUT)}
-    hints = {hint.rollout_id: hint for hint in load(session.folder, ErrorLocation, **key) if hint.step is not None}
+    tokens = {t.subject_id: t for t in session.load(RolloutTokens, iteration, role=TokenRole.ROLLOUT)}
+    hints = {hint.rollout_id: hint for hint in session.load(ErrorLocation, iteration) if hint.step is not None}
     room = session.config.sampler.max_model_len - settings.max_new_tokens
     jobs = []
     for group in load_groups(session, iteration):
@@ -121,13 +120,13 @@ def _records(
     else:
         finish_reason = output.finish_reason
         parsed = parse_construction(raw, finish_reason, job.wrong.text, session.config.correction.min_prefix_match)
-    key = {"run_id": session.run_id, "iteration": iteration}
     records: list[Record] = []
     if output is not None and job.request is not None:
         records.append(
             RolloutTokens(
                 subject_id=correction_id,
-                **key,
+                run_id=session.run_id,
+                iteration=iteration,
                 role=TokenRole.CORRECTION,
                 prompt_token_ids=job.request.prompt_token_ids,
                 token_ids_T=output.token_ids_T,
@@ -146,7 +145,8 @@ def _records(
         records.append(
             RolloutTokens(
                 subject_id=correction_id,
-                **key,
+                run_id=session.run_id,
+                iteration=iteration,
                 role=TokenRole.CONSTRUCTED,
                 prompt_token_ids=job.plain_prompt,
                 token_ids_T=ids,
@@ -157,7 +157,8 @@ def _records(
         records.append(verification(session, iteration, kind, correction_id, text, job.wrong.query_id))
     correction = Correction(
         correction_id=correction_id,
-        **key,
+        run_id=session.run_id,
+        iteration=iteration,
         query_id=job.wrong.query_id,
         wrong_rollout_id=job.wrong.rollout_id,
         reference_rollout_id=job.reference.rollout_id,

@@ -7,7 +7,7 @@ from tapo_core.ids import deterministic_id
 from tapo_core.records import Correction, SelectionDecision, SubjectKind, Verification
 from tapo_core.session import Session
 from tapo_core.stages.groups import judge_group, load_groups
-from tapo_core.store import StageCommit, load
+from tapo_core.store import StageCommit
 
 STAGE = "filter_by_difficulty"
 
@@ -20,14 +20,16 @@ def filter_by_difficulty(session: Session, iteration: int, input_digest: str) ->
     if done is not None:
         return done
     config = session.config.filter
-    key = {"run_id": session.run_id, "iteration": iteration}
     decisions: list[SelectionDecision] = []
 
     def decide(kind: SubjectKind, subject_id: str, reason: Reason, counts: GroupCounts) -> None:
         decisions.append(
             SelectionDecision(
-                decision_id=deterministic_id("decision", **key, subject_kind=kind, subject=subject_id),
-                **key,
+                decision_id=deterministic_id(
+                    "decision", run=session.run_id, iteration=iteration, subject_kind=kind, subject=subject_id
+                ),
+                run_id=session.run_id,
+                iteration=iteration,
                 subject_kind=kind,
                 subject_id=subject_id,
                 selected=reason in _SELECTED,
@@ -40,10 +42,10 @@ def filter_by_difficulty(session: Session, iteration: int, input_digest: str) ->
 
     verdicts = {
         verdict.subject_id: verdict.outcome
-        for verdict in load(session.folder, Verification, **key, subject_kind=SubjectKind.CONSTRUCTED)
+        for verdict in session.load(Verification, iteration, subject_kind=SubjectKind.CONSTRUCTED)
     }
     corrections: dict[str, list[Correction]] = {}
-    for correction in load(session.folder, Correction, **key):
+    for correction in session.load(Correction, iteration):
         corrections.setdefault(correction.query_id, []).append(correction)
     for group in load_groups(session, iteration):
         counts, reason = group.counts, judge_group(session, group)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from tapo_core.difficulty import GroupCounts, Reason, draw_candidates, judge_query
 from tapo_core.records import Rollout, RolloutKind, SubjectKind, Verification, VerificationOutcome
 from tapo_core.session import Session
-from tapo_core.store import load
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +38,12 @@ class Group:
 
 def load_groups(session: Session, iteration: int) -> list[Group]:
     """All groups of an iteration, by query id."""
-    key = {"run_id": session.run_id, "iteration": iteration}
     verdicts = {
         verdict.subject_id: verdict
-        for verdict in load(session.folder, Verification, **key, subject_kind=SubjectKind.ROLLOUT)
+        for verdict in session.load(Verification, iteration, subject_kind=SubjectKind.ROLLOUT)
     }
     by_query: dict[str, list[Rollout]] = {}
-    for rollout in load(session.folder, Rollout, **key, kind=RolloutKind.TRAINING):
+    for rollout in session.load(Rollout, iteration, kind=RolloutKind.TRAINING):
         by_query.setdefault(rollout.query_id, []).append(rollout)
     groups = []
     for query_id, rollouts in sorted(by_query.items()):

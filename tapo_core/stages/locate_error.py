@@ -6,7 +6,7 @@ from tapo_core.records import ErrorLocation, Rollout, RolloutTokens, TokenRole
 from tapo_core.session import Session
 from tapo_core.stages.groups import candidates, load_groups
 from tapo_core.steps import split_steps, token_end_of
-from tapo_core.store import StageCommit, load
+from tapo_core.store import StageCommit
 
 STAGE = "locate_error"
 
@@ -16,12 +16,7 @@ def locate_error(session: Session, iteration: int, input_digest: str) -> StageCo
     done = session.done(STAGE, iteration, input_digest)
     if done is not None:
         return done
-    tokens = {
-        row.subject_id: row.token_ids_T
-        for row in load(
-            session.folder, RolloutTokens, run_id=session.run_id, iteration=iteration, role=TokenRole.ROLLOUT
-        )
-    }
+    tokens = {row.subject_id: row.token_ids_T for row in session.load(RolloutTokens, iteration, role=TokenRole.ROLLOUT)}
     locations = []
     for group in load_groups(session, iteration):
         for rollout in candidates(session, iteration, group):

@@ -24,7 +24,7 @@ from tapo_core.records import (
     Verification,
 )
 from tapo_core.session import Session
-from tapo_core.store import Record, StageCommit, load
+from tapo_core.store import Record, StageCommit
 from tapo_core.token_weights import ood_token_weights
 
 STAGE = "update_policy"
@@ -93,17 +93,14 @@ def update_policy(session: Session, iteration: int, input_digest: str) -> StageC
 
 def _members(session: Session, iteration: int) -> list[_Member]:
     """The selected trajectories with their advantages, in an order that depends on ids alone."""
-    key = {"run_id": session.run_id, "iteration": iteration}
-    selected = {d.subject_id for d in load(session.folder, SelectionDecision, **key) if d.selected}
-    rewards = {v.subject_id: v.reward for v in load(session.folder, Verification, **key)}
+    selected = {d.subject_id for d in session.load(SelectionDecision, iteration) if d.selected}
+    rewards = {v.subject_id: v.reward for v in session.load(Verification, iteration)}
     tokens = {
-        row.subject_id: row
-        for row in load(session.folder, RolloutTokens, **key)
-        if row.role is not TokenRole.CORRECTION
+        row.subject_id: row for row in session.load(RolloutTokens, iteration) if row.role is not TokenRole.CORRECTION
     }
-    rollouts = sorted(load(session.folder, Rollout, **key, kind=RolloutKind.TRAINING), key=lambda r: (r.query_id, r.k))
+    rollouts = sorted(session.load(Rollout, iteration, kind=RolloutKind.TRAINING), key=lambda r: (r.query_id, r.k))
     place = {rollout.rollout_id: (rollout.query_id, rollout.k) for rollout in rollouts}
-    corrections = sorted(load(session.folder, Correction, **key), key=lambda c: place[c.wrong_rollout_id])
+    corrections = sorted(session.load(Correction, iteration), key=lambda c: place[c.wrong_rollout_id])
     original = _rewarded([(r.rollout_id, r.query_id) for r in rollouts], selected, rewards)
     constructed = _rewarded([(c.correction_id, c.query_id) for c in corrections], selected, rewards)
     normalised = decoupled_advantages(original, constructed, session.config.advantage)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from tapo_core.ids import deterministic_id
 from tapo_core.records import Rollout, RolloutKind, SubjectKind, Verification
 from tapo_core.session import Session
-from tapo_core.store import StageCommit, load
+from tapo_core.store import StageCommit
 from tapo_core.verification import VERIFIER, VERIFIER_VERSION, Verdict
 from tapo_core.verification import verify as judge
 
@@ -18,7 +18,7 @@ def verify(session: Session, iteration: int, input_digest: str) -> StageCommit:
     done = session.done(STAGE, iteration, input_digest)
     if done is not None:
         return done
-    rollouts = load(session.folder, Rollout, run_id=session.run_id, iteration=iteration, kind=RolloutKind.TRAINING)
+    rollouts = session.load(Rollout, iteration, kind=RolloutKind.TRAINING)
     verdicts = verify_rollouts(session, rollouts)
     counts = Counter(verdict.outcome for verdict in verdicts)
     return session.commit(STAGE, iteration, input_digest, {str(k): n for k, n in sorted(counts.items())}, verdicts)

@@ -30,10 +30,12 @@ WRITER_CONFIG: Config = {
 
 
 def database_path(run_folder: Path) -> Path:
+    """Where a run's database is."""
     return run_folder / "store" / "trajectories.duckdb"
 
 
 def ledger_path(run_folder: Path) -> Path:
+    """Where a run's ledger is."""
     return run_folder / "store" / "ledger.jsonl"
 
 

@@ -21,6 +21,7 @@ class Migration:
 
     @property
     def sha256(self) -> str:
+        """Hex digest of the SQL."""
         return sha256_text(self.sql)
 
 

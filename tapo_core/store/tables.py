@@ -79,6 +79,7 @@ class Table:
 
     @property
     def column_names(self) -> tuple[str, ...]:
+        """Names in the table's order."""
         return tuple(column.name for column in self.columns)
 
 

@@ -155,9 +155,7 @@ def test_any_policy_version_can_be_evaluated(configure: Configure) -> None:
         evaluate_policy(config, 7)
 
 
-def test_a_transient_error_is_retried_and_others_are_not(
-    configure: Configure, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_transient_error_is_retried_and_others_are_not(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     original, failures = VllmSampler.sample, [TransientError("the engine died")]
 
     def sample(self: VllmSampler, *args: object) -> object:

@@ -99,7 +99,7 @@ def test_any_text_can_be_judged_and_reconstructed(case: tuple[tuple[str, int], i
         ("7 + 12 = 19\n19 - 6 = 13", 1, "Line 2 is wrong: it should be 19 - 5 = 14."),
         ("7 + 12 = 19\nAnswer: \\boxed{19}", 1, "Line 2 is wrong: it should be 19 - 5 = 14."),
         ("7 + 12 = 19\n19 - 5 = 14\n14 + 9 = 23\nAnswer: \\boxed{24}", 3, "Line 4 is wrong: it should be Answer: \\boxed{23}."),
-        ("7 + 12 = 19\n19 - 5 = 14\n14 + 9 = 23\nAnswer: \\boxed{23}\nhm", 4, "Line 5 is wrong: it should be Answer: \\boxed{23}."),
+        ("7 + 12 = 19\n19 - 5 = 14\n14 + 9 = 23\nAnswer: \\boxed{23}\nhm", 4, "Line 5 is wrong: it should be Answer: \\boxed{23}."),  # noqa: E501
     ],
 )  # fmt: skip
 def test_first_error_of_a_chain(text: str, index: int | None, sentence: str | None) -> None:
@@ -118,7 +118,7 @@ REJECTED = "Try x = 6.\n3 * 6 = 18\n18 + 5 = 23\nThat gives 23, not 26: x = 6 is
         (REJECTED + "Try x = 8.\n3 * 8 = 24\n24 + 5 = 29\nAnswer: \\boxed{8}", 4, "Line 5 is wrong: x = 8 gives 29, not 26."),
         ("Try x = 6.\n3 * 6 = 21\n21 + 5 = 26\nAnswer: \\boxed{6}", 1, "Line 2 is wrong: 3 * 6 is 18, not 21."),
         ("Try x = 6.\n3 * 6 = 18\n18 + 5 = 26\nAnswer: \\boxed{6}", 2, "Line 3 is wrong: 18 + 5 is 23, not 26."),
-        ("Try x = 7.\n3 * 7 = 21\n21 + 5 = 26\nThat gives 26, not 26: x = 7 is too large.", 3, "Line 4 is wrong: x = 7 gives 26."),
+        ("Try x = 7.\n3 * 7 = 21\n21 + 5 = 26\nThat gives 26, not 26: x = 7 is too large.", 3, "Line 4 is wrong: x = 7 gives 26."),  # noqa: E501
     ],
 )  # fmt: skip
 def test_first_error_of_an_equation(text: str, index: int | None, sentence: str | None) -> None:

@@ -5,7 +5,6 @@ import multiprocessing
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,9 +25,9 @@ QUICK = NanoConfig(steps=5, batch_size=8, n_train=20, n_held_out=10, threads=1, 
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, NanoAssets]]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NanoAssets]:
     root = tmp_path_factory.mktemp("nano")
-    yield root, prepare(QUICK, root)
+    return root, prepare(QUICK, root)
 
 
 def test_model_is_small_and_matches_the_tokenizer() -> None:
