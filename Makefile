@@ -1,5 +1,6 @@
 # Two commands to begin with: `make demo` and `make test`. Both do all set-up by themselves, once.
-.PHONY: demo test setup lint format types contracts pytest slow lock clean
+# `make slow` adds the long tests, `make docs` renews docs/configuration.md, `make lock` the pins.
+.PHONY: demo test docs setup lint format types contracts pytest slow lock clean
 PYTHONBIN := .venv/bin/python
 
 demo: setup
@@ -29,6 +30,9 @@ pytest: setup
 
 slow: setup
 	$(PYTHONBIN) -m pytest -m "slow and not gpu"
+
+docs: setup
+	$(PYTHONBIN) infra/config_reference.py
 
 lock: setup
 	$(PYTHONBIN) infra/lock.py

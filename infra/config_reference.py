@@ -1,0 +1,41 @@
+"""Write docs/configuration.md from the configuration's own fields, so that the page cannot drift (a test compares them)."""
+
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from tapo_core.config import TapoConfig
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
+HEADER = """\
+# Configuration
+
+A run is one TOML file; `--set section.key=value` overrides a key. Unknown keys and impossible combinations are refused. The
+resolved configuration and its digest are stored with the run (tables `config` and `run`). *paper* marks the paper's values;
+everything else is our choice. This page is made by `make docs`.
+"""
+
+
+def _rows(model: type[BaseModel]) -> list[str]:
+    rows = ["| key | default | meaning |", "|---|---|---|"]
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            continue
+        default = "required" if field.is_required() else f"`{field.default}`"
+        meaning = " ".join((field.description or "").split())
+        rows.append(f"| `{name}` | {default} | {meaning} |")
+    return rows
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEADER, "## Top level\n", *_rows(TapoConfig), ""]
+    for name, field in TapoConfig.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            parts += [f"## [{name}]\n", " ".join((section.__doc__ or "").split()), "", *_rows(section), ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
