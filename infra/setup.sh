@@ -39,7 +39,7 @@ fi
 # torchaudio and torchcodec, which do not match the CPU torch and break `from transformers import Qwen3ForCausalLM`, and
 # Triton, which has no CPU backend and prints pages of leak warnings when a process ends.
 # Without build isolation, so that DeepSpeed finds this torch; without its compiled operators, which CPU training does not use.
-DS_BUILD_OPS=0 pip install --no-deps --no-build-isolation -r $lock
+DS_BUILD_OPS=0 pip install --no-deps --no-compile --no-build-isolation -r $lock
 pip install --no-deps --no-build-isolation -e .
 echo "$wanted" >"$stamp"
 echo "setup: done"

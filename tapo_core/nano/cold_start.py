@@ -1,7 +1,8 @@
 """Cold start: supervised training of the nano model, in plain PyTorch on the CPU.
 
-The loss is the mean negative log-likelihood (nats) of the assistant's tokens, its end-of-turn token included; the prompt is
-not learnt. Examples are drawn without end, so there are no epochs. Same configuration, same machine: same weights.
+The loss is the mean negative log-likelihood (nats) of all tokens of an exchange, the prompt's included: in so short a
+training, the attempts that a construction prompt quotes teach arithmetic and copying too. Examples are drawn without end, so
+there are no epochs. Same configuration, same machine: same weights.
 
 Names: _B examples of a micro-batch, _T positions.
 """
@@ -26,7 +27,7 @@ _WARMUP_SHARE = 0.06
 _FINAL_LR_SHARE = 0.02
 _MAX_GRAD_NORM = 1.0
 _IGNORED = -100
-#: Tokens up to which an example counts as short; no construction is, nearly every plain answer is.
+#: Tokens up to which an example counts as short; it only decides how much padding there is.
 _SHORT = 100
 
 Progress = Callable[[str, float], None]
@@ -87,28 +88,28 @@ def lr_share(step: int, steps: int) -> float:
     return _FINAL_LR_SHARE + (1 - _FINAL_LR_SHARE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _encode(tokenizer: PreTrainedTokenizerFast, examples: list[Example]) -> list[tuple[list[int], int]]:
-    """(token ids, length of the prompt) of each example."""
+def _encode(tokenizer: PreTrainedTokenizerFast, examples: list[Example]) -> list[list[int]]:
+    """Token ids of each example: prompt, answer, end of turn."""
     prompts = tokenizer([chat_prompt(tokenizer, e.prompt) for e in examples], add_special_tokens=False).input_ids
     answers = tokenizer([e.completion + END for e in examples], add_special_tokens=False).input_ids
-    return [(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, answers, strict=True)]
+    return [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
 
 
-def _micro_batches(rows: list[tuple[list[int], int]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Right-padded (ids_BT, labels_BT): a short and a long half, since constructions are four times as long as answers."""
-    for part in ([r for r in rows if len(r[0]) <= _SHORT], [r for r in rows if len(r[0]) > _SHORT]):
+def _micro_batches(rows: list[list[int]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Right-padded (ids_BT, labels_BT): a short and a long half, since constructions are much longer than answers."""
+    for part in ([r for r in rows if len(r) <= _SHORT], [r for r in rows if len(r) > _SHORT]):
         if not part:
             continue
-        width = max(len(ids) for ids, _ in part)
+        width = max(len(ids) for ids in part)
         # The padding id does not matter: attention is causal, and padded positions have no label.
-        ids_BT = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in part])
-        labels_BT = torch.tensor([ids + [_IGNORED] * (width - len(ids)) for ids, _ in part])
+        ids_BT = torch.tensor([ids + [0] * (width - len(ids)) for ids in part])
+        labels_BT = torch.tensor([ids + [_IGNORED] * (width - len(ids)) for ids in part])
         yield ids_BT, labels_BT
 
 
-def _step(model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, rows: list[tuple[list[int], int]]) -> float:
+def _step(model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, rows: list[list[int]]) -> float:
     """One optimizer step; returns the loss in nats a token."""
-    n_targets = sum(len(ids) - 1 for ids, _ in rows)
+    n_targets = sum(len(ids) - 1 for ids in rows)
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
     for ids_BT, labels_BT in _micro_batches(rows):

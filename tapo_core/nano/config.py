@@ -16,9 +16,9 @@ class NanoConfig(BaseModel):
     families: tuple[Literal["chain", "equation"], ...] = Field(
         ("equation",), min_length=1, description="Task families that the one model learns."
     )
-    levels: tuple[Level, ...] = Field((1,), min_length=1, description="Levels of difficulty, for every family.")
-    n_train: int = Field(384, ge=1, description="Training queries.")
-    n_held_out: int = Field(120, ge=1, description="Held-out queries; they share no problem with the training queries.")
+    levels: tuple[Level, ...] = Field((3,), min_length=1, description="Levels of difficulty, for every family.")
+    n_train: int = Field(240, ge=1, description="Training queries.")
+    n_held_out: int = Field(80, ge=1, description="Held-out queries; they share no problem with the training queries.")
 
     steps: int = Field(600, ge=1, description="Cold-start optimizer steps.")
     batch_size: int = Field(32, ge=2, description="Examples a step.")
