@@ -66,4 +66,4 @@ class RichReporter:
                 f" {row.n_corrections_correct:.0f} correct"
             )
         line += f"  trained on {row.n_trained_original:.0f}+{row.n_trained_constructed:.0f}  {seconds:5.1f} s"
-        self._console.print(line, highlight=False)
+        self._console.print(line, highlight=False, soft_wrap=True)
