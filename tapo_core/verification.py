@@ -15,7 +15,7 @@ from tapo_core.records import VerificationOutcome
 VERIFIER = "boxed-number"
 VERIFIER_VERSION = "1"
 
-_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BRACES = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\[{}\\]|(?P<open>\{)|(?P<close>\})")
 _FRACTION = re.compile(r"(-?)\\[dt]?frac\{(-?\d+)\}\{(-?\d+)\}")
 _NUMBER = re.compile(r"-?(\d+(\.\d*)?|\.\d+)(/\d+)?")
 _THOUSANDS = re.compile(r"(?<=\d)(,|\\,|\{,\})(?=\d{3}(?!\d))")
@@ -47,13 +47,19 @@ def extract_answer(text: str) -> str | None:
     '\\frac{1}{2}'
     """
     _, _, text = text.rpartition("</think>")
-    for match in reversed(list(_BOXED.finditer(text))):
-        depth = 1
-        for position in range(match.end(), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[position], 0)
-            if depth == 0:
-                return text[match.end() : position].strip()
-    return None
+    # One pass, whatever the nesting: where each open brace's content begins, None for braces that are not a box's.
+    open_braces: list[int | None] = []
+    last: tuple[int, int] | None = None
+    for match in _BRACES.finditer(text):
+        if match["box"]:
+            open_braces.append(match.end())
+        elif match["open"]:
+            open_braces.append(None)
+        elif match["close"] and open_braces:
+            start = open_braces.pop()
+            if start is not None and (last is None or start > last[0]):
+                last = (start, match.start())
+    return None if last is None else text[last[0] : last[1]].strip()
 
 
 def normalise(answer: str) -> str:
