@@ -140,8 +140,8 @@ def make_strategy(config: UpdateConfig, dtype: str, seed: int) -> "DeepspeedStra
 def load_optimizer(engine: Any, folder: Path, expected_digest: str | None, found_digest: str) -> None:
     """Load a DeepSpeed checkpoint (weights, Adam's state, step counts) into an engine.
 
-    DeepSpeed's format is torch's, which is pickle inside. It is opened only after its digest is found equal to the one that the
-    store recorded when we wrote it, and torch is told to unpickle nothing but tensors and plain containers.
+    DeepSpeed's format is torch's, which is pickle inside. It is opened only after its digest is found equal to the one that
+    the store recorded when we wrote it.
 
     Raises:
         IntegrityError: the files are not the ones that were written.
