@@ -34,7 +34,8 @@ def load_template(version: str) -> Template:
     known = sorted(p.name.removesuffix(".txt") for p in folder.iterdir() if p.name.endswith(".txt"))
     if version not in known:
         raise ConfigError(f"correction.template = {version!r}: no such prompt template; there are {', '.join(known)}")
-    text = folder.joinpath(f"{version}.txt").read_text(encoding="utf-8").removesuffix("\n")
+    # Verbatim, final line break included: the cold start learns the construction task from the same bytes.
+    text = folder.joinpath(f"{version}.txt").read_text(encoding="utf-8")
     missing = {"query", "wrong", "reference"} - set(_FIELD.findall(text))
     if missing:
         raise ConfigError(f"prompt template {version}: the field {{{min(missing)}}} is missing")
