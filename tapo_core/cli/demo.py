@@ -33,7 +33,8 @@ def run_demo(output_dir: Path, overrides: Sequence[str]) -> None:
         console.rule("One constructed trajectory")
         print_trajectory(console, config.run_folder, correction)
         console.rule("Its lineage")
-        console.print(render_tree(lineage(config.run_folder, correction.correction_id)), markup=False, highlight=False)
+        tree = render_tree(lineage(config.run_folder, correction.correction_id))
+        console.print(tree, markup=False, highlight=False, no_wrap=True, overflow="ellipsis", crop=True)
     _print_next(console, config, correction)
 
 
@@ -82,7 +83,7 @@ def _print_next(console: Console, config: TapoConfig, correction: Correction | N
     run = f"--run {config.run_folder}"
     console.rule("Try next")
     commands = [
-        f'tapo sql "SELECT * FROM iteration_summary" {run}',
+        f'tapo sql "SELECT iteration, accuracy, n_eligible, n_parsed, n_trained_constructed FROM iteration_summary" {run}',
         f'tapo sql "SELECT parse_outcome, count(*) AS n FROM correction GROUP BY ALL ORDER BY n DESC" {run}',
         f'tapo sql "SELECT * FROM why_in_batch WHERE iteration = 1 LIMIT 5" {run}',
         f"tapo train {_shown(CONFIG.with_name('nano_grpo.toml'))}",

@@ -1,5 +1,6 @@
 """What the terminal shows: tables, and a constructed trajectory in colour. Model text is printed as text, never as markup."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas
@@ -11,6 +12,8 @@ from tapo_core.cli.formats import TableFormat
 from tapo_core.records import Correction, Query, Rollout
 from tapo_core.store import load
 
+#: Characters below which a folded column cannot be read any more.
+_READABLE = 12
 PREFIX_STYLE, DIAGNOSIS_STYLE, CORRECTION_STYLE = "red", "bold yellow", "green"
 
 
@@ -27,13 +30,40 @@ def print_table(frame: pandas.DataFrame, output: TableFormat) -> None:
     if output is TableFormat.JSON:
         print(frame.to_json(orient="records", lines=True, date_format="iso", default_handler=str), end="")
         return
+    rows = [[printable(_cell(value)) for value in row] for row in frame.itertuples(index=False)]
+    names = [str(name) for name in frame.columns]
+    console = Console()
+    widths = [
+        max(len(line) for cell in (name, *column) for line in cell.split("\n"))
+        for name, column in _columns(names, rows)
+    ]
+    if not console.is_terminal:
+        console = Console(width=sum(widths) + 3 * len(widths) + 1)
+    if sum(min(width, _READABLE) + 3 for width in widths) > console.width:
+        _print_records(console, names, rows)
+        return
     table = Table(show_edge=False, pad_edge=False)
-    for name in frame.columns:
-        numeric = pandas.api.types.is_numeric_dtype(frame[name])
-        table.add_column(Text(str(name)), justify="right" if numeric else "left", overflow="fold")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(Text(printable(_cell(value))) for value in row))
-    Console().print(table)
+    for index, name in enumerate(names):
+        numeric = pandas.api.types.is_numeric_dtype(frame.dtypes.iloc[index])
+        table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+def _columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[tuple[str, list[str]]]:
+    for index, name in enumerate(names):
+        yield name, [row[index] for row in rows]
+
+
+def _print_records(console: Console, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table that is too wide to be read: one block for each row, one line for each column."""
+    for number, row in enumerate(rows, start=1):
+        console.rule(f"row {number}", align="left")
+        table = Table.grid(padding=(0, 2))
+        for name, cell in zip(names, row, strict=True):
+            table.add_row(Text(name, style="bold"), Text(cell))
+        console.print(table)
 
 
 def _cell(value: object) -> str:

@@ -1,8 +1,8 @@
 """The family "chain": chained addition and subtraction. Checking a step is as hard as making it.
 
-The level is the number of operations. All true values stay in 0..30, operands in 1..12.
+The level is the number of operations. All true values stay in 0..20, operands in 1..9.
 
-    Start with 7. Add 12, then subtract 5. What is the result?
+    Start with 7. Add 9, then subtract 5. What is the result?
 """
 
 import random
@@ -21,13 +21,13 @@ from tapo_core.nano.task import (
     stated_answer,
 )
 
-MAX_VALUE = 30
-MAX_OPERAND = 12
-#: How often a step after the first slip slips too, and how often a first slip misreads the operand.
-_SLIP_AGAIN = 0.25
+MAX_VALUE = 20
+MAX_OPERAND = 9
+#: How often a slip misreads the operand; the others give a wrong result.
 _MISREAD = 0.1
 
 _Operation = tuple[str, int]
+_WITHDRAWAL = "Wait, "
 _WORDS = {"+": "add", "-": "subtract"}
 _SIGNS = {word: sign for sign, word in _WORDS.items()}
 _START = re.compile(r"Start with (\d+)\. ")
@@ -77,67 +77,95 @@ class ChainedArithmetic:
         """One line an operation, then the answer."""
         return _lines(*_read(problem))
 
-    def wrong_solution(self, problem: Problem, rng: random.Random) -> tuple[list[str], int]:
-        """A wrong sum or a misread operand in a random step, carried forward; later steps may slip too."""
+    def attempt(self, problem: Problem, slip: float, notice: float, rng: random.Random) -> list[str]:
+        """Slips are carried forward unless they are noticed, which is at once: on the next line."""
         start, operations = _read(problem)
         while True:
-            index = rng.randrange(len(operations))
-            value, lines = start, []
-            for i, (sign, n) in enumerate(operations):
-                if i == index and rng.random() < _MISREAD:
-                    n = rng.choice([m for m in range(1, MAX_OPERAND + 1) if m != n])
-                    result = apply(value, sign, n)
-                else:
-                    result = apply(value, sign, n)
-                    if i == index or (i > index and rng.random() < _SLIP_AGAIN):
-                        result = slipped(result, rng) if 0 <= result <= MAX_NUMBER else result
-                lines.append(f"{value} {sign} {n} = {result}")
-                value = result
-                if not 0 <= value <= MAX_NUMBER:
-                    break
-            # Two slips can cancel out, and a misread operand can leave the range: such a draw is made again.
-            if 0 <= value <= MAX_NUMBER and str(value) != problem.answer:
-                return [*lines, answer_line(value)], index
-
-    def reflective_solution(self, problem: Problem, rng: random.Random) -> list[str]:
-        """A wrong step, noticed at once."""
-        steps, index = self.wrong_solution(problem, rng)
-        return self.reconstruct(problem, steps, index).steps()
+            steps = _attempt(start, operations, slip, notice, rng)
+            if steps is not None:
+                return steps
 
     def first_error(self, problem: Problem, steps: Sequence[str]) -> int | None:
-        """The first line that is not the next right step; a right answer may come early."""
-        start, operations = _read(problem)
-        expected = _lines(start, operations)
+        """The first line that is not the next right step and is not withdrawn; a right answer may come early."""
+        expected = self.solution(problem)
+        place = 0
+        wrong: int | None = None  # a wrong line that the next one may withdraw
         for i, step in enumerate(steps):
-            if i >= len(expected):
-                return i
-            if step != expected[i]:
-                early = i < len(operations) and i == len(steps) - 1 and step == expected[-1]
-                return None if early else i
-        return None
+            if wrong is not None:
+                if not step.startswith(_WITHDRAWAL):
+                    return wrong
+                wrong = None
+            elif place < len(expected) and step == expected[place]:
+                place += 1
+            elif i == len(steps) - 1 and place < len(expected) and step == expected[-1]:
+                return None
+            else:
+                wrong = i
+        return wrong
 
     def describe_error(self, problem: Problem, steps: Sequence[str], index: int) -> str:
         """Names the right value where the step has a wrong one, else the right step."""
-        expected = self._expected(problem, index)
+        expected = self.solution(problem)[self._place(problem, steps, index)]
         equality = read_equality(steps[index])
-        if equality is not None and equality[0] == expected.rsplit(" = ", 1)[0]:
+        if equality is not None and equality[0] == _expression(expected):
             return f"Line {index + 1} is wrong: {equality[0]} is {equality[1]}, not {equality[2]}."
         return f"Line {index + 1} is wrong: it should be {expected}."
 
     def reconstruct(self, problem: Problem, steps: Sequence[str], index: int) -> Reconstruction:
         """Keeps the wrong line, says what is wrong with it, and goes on from the last right value."""
-        expected = self._expected(problem, index)
-        equality = read_equality(steps[index])
-        expression = expected.rsplit(" = ", 1)[0]
-        if equality is not None and equality[0] == expression:
-            diagnosis = f"Wait, {expression} is not {equality[2]}. Let me redo this step."
-        elif stated_answer(expected) is None:
-            diagnosis = f"Wait, this step should be {expression}. Let me redo this step."
-        else:
-            diagnosis = "Wait, this line is wrong. Let me redo this step."
-        return Reconstruction(tuple(steps[: index + 1]), diagnosis, tuple(self.solution(problem)[index:] or [expected]))
+        place = self._place(problem, steps, index)
+        right = self.solution(problem)[place:]
+        return Reconstruction(tuple(steps[: index + 1]), _diagnosis(right[0], steps[index]), tuple(right))
 
-    def _expected(self, problem: Problem, index: int) -> str:
-        """The right step at a place; after the end of the solution, its answer."""
-        solution = self.solution(problem)
-        return solution[min(index, len(solution) - 1)]
+    def _place(self, problem: Problem, steps: Sequence[str], index: int) -> int:
+        """The line of the solution that belongs at a place of an attempt; its last line for all that comes after it."""
+        expected = self.solution(problem)
+        place = 0
+        for step in steps[:index]:
+            place += place < len(expected) and step == expected[place]
+        return min(place, len(expected) - 1)
+
+
+def _attempt(
+    value: int, operations: Sequence[_Operation], slip: float, notice: float, rng: random.Random
+) -> list[str] | None:
+    """See `ChainedArithmetic.attempt`; None where a slip leads out of 0..MAX_NUMBER."""
+    lines = []
+    for sign, n in operations:
+        result = apply(value, sign, n)
+        if not 0 <= result <= MAX_NUMBER:
+            return None
+        right = f"{value} {sign} {n} = {result}"
+        while rng.random() < slip:
+            operand, result = n, apply(value, sign, n)
+            if rng.random() < _MISREAD:
+                operand = rng.choice([m for m in range(1, MAX_OPERAND + 1) if m != n])
+                result = apply(value, sign, operand)
+                if not 0 <= result <= MAX_NUMBER:
+                    return None
+            else:
+                result = slipped(result, rng)
+            lines.append(f"{value} {sign} {operand} = {result}")
+            if rng.random() >= notice:
+                break
+            lines.append(_diagnosis(right, lines[-1]))
+        else:
+            result = apply(value, sign, n)
+            lines.append(right)
+        value = result
+    return [*lines, answer_line(value)]
+
+
+def _expression(line: str) -> str:
+    """What is left of the equals sign."""
+    return line.rsplit(" = ", 1)[0]
+
+
+def _diagnosis(expected: str, wrong: str) -> str:
+    """The line that withdraws a wrong line where the line `expected` belongs."""
+    equality = read_equality(wrong)
+    if equality is not None and equality[0] == _expression(expected):
+        return f"{_WITHDRAWAL}{equality[0]} is not {equality[2]}. Let me redo this step."
+    if stated_answer(expected) is None:
+        return f"{_WITHDRAWAL}this step should be {_expression(expected)}. Let me redo this step."
+    return f"{_WITHDRAWAL}this line is wrong. Let me redo this step."

@@ -10,6 +10,7 @@ Names: _B examples of a micro-batch, _T positions.
 import math
 import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -60,18 +61,18 @@ def train(config: NanoConfig, progress: Progress | None = None) -> ColdStart:
     """
     tokenizer = build_tokenizer()
     model = build_model(config, derive_seed(config.seed, 0, "nano_weights"))
-    shares = Shares(config.slip_share, config.reflective_share, config.construction_share)
+    shares = Shares(config.slip_rate, config.notice_rate, config.construction_share)
     template = construction_template()
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     losses: list[float] = []
     model.train()
-    with _reproducible(config.threads):
+    with _reproducible(), _workers(config.threads) as workers:
         for step in range(config.steps):
             rng = random.Random(derive_seed(config.seed, step, "nano_examples"))
             examples = [sample_example(config.mix, shares, template, rng) for _ in range(config.batch_size)]
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * lr_share(step, config.steps)
-            losses.append(_step(model, optimizer, _encode(tokenizer, examples)))
+            losses.append(_step(model, optimizer, _encode(tokenizer, examples), workers))
             if progress is not None:
                 progress("cold start", (step + 1) / config.steps)
     model.train(False)
@@ -107,31 +108,69 @@ def _micro_batches(rows: list[list[int]]) -> Iterator[tuple[torch.Tensor, torch.
         yield ids_BT, labels_BT
 
 
-def _step(model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, rows: list[list[int]]) -> float:
-    """One optimizer step; returns the loss in nats a token."""
+@dataclass(frozen=True, slots=True)
+class _Workers:
+    """Threads that each compute on one core."""
+
+    pool: ThreadPoolExecutor
+    count: int
+
+
+def _step(model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, rows: list[list[int]], workers: _Workers) -> float:
+    """One optimizer step; returns the loss in nats a token.
+
+    Each worker takes a share of the rows. For a model of this size that is much faster than several threads within each
+    operator, which spend their time waiting for each other.
+    """
     n_targets = sum(len(ids) - 1 for ids in rows)
-    optimizer.zero_grad(set_to_none=True)
+    rows = sorted(rows, key=len)  # so that every share has as many long rows
+    shares = [share for i in range(workers.count) if (share := rows[i :: workers.count])]
+    results = list(workers.pool.map(lambda share: _gradients(model, share, n_targets), shares))
+    for parameter, *parts in zip(model.parameters(), *(gradients for gradients, _ in results), strict=True):
+        parameter.grad = sum(parts[1:], start=parts[0])
+    torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRAD_NORM)
+    optimizer.step()
+    return sum(loss for _, loss in results)
+
+
+def _gradients(model: Qwen3ForCausalLM, rows: list[list[int]], n_targets: int) -> tuple[list[torch.Tensor], float]:
+    """Gradient of the rows' part of the loss, one tensor a parameter, and that part."""
+    parameters = list(model.parameters())
+    gradients = [torch.zeros_like(parameter) for parameter in parameters]
     total = 0.0
     for ids_BT, labels_BT in _micro_batches(rows):
         hidden = model.model(input_ids=ids_BT[:, :-1], use_cache=False).last_hidden_state
         targets = labels_BT[:, 1:]
-        learnt = targets != _IGNORED
-        loss = cross_entropy(model.lm_head(hidden[learnt]), targets[learnt], reduction="sum") / n_targets
-        loss.backward()
+        logits = model.lm_head(hidden)
+        loss = (
+            cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=_IGNORED, reduction="sum") / n_targets
+        )
+        for gradient, part in zip(gradients, torch.autograd.grad(loss, parameters), strict=True):
+            gradient += part
         total += loss.item()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRAD_NORM)
-    optimizer.step()
-    return total
+    return gradients, total
 
 
 @contextmanager
-def _reproducible(threads: int) -> Iterator[None]:
-    """Deterministic kernels and a fixed number of threads; the process's own settings come back afterwards."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(threads)
+def _workers(count: int) -> Iterator[_Workers]:
+    """So many threads; the process's own number of torch threads comes back afterwards."""
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(count, initializer=lambda: torch.set_num_threads(1)) as pool:
+            yield _Workers(pool, count)
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    """Deterministic kernels; the process's own settings come back afterwards."""
+    debugging = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), debugging.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
+    debugging.fill_uninitialized_memory = False  # nothing here reads memory that was not written
     try:
         yield
     finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
+        torch.use_deterministic_algorithms(before[0])
+        debugging.fill_uninitialized_memory = before[1]

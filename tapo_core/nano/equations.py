@@ -42,13 +42,10 @@ _RANGES = {
     5: (7, 9, 20, True),
     6: (9, 9, 30, True),
 }
-#: Distances of wrong guesses and their weights, and how often the check of a wrong solution is itself false.
+#: Distances of wrong guesses and their weights, and how often the check of a wrong guess is made to fit.
 _DISTANCES = (1, -1, 2, -2, 3, -3)
 _DISTANCE_WEIGHTS = (5, 5, 3, 3, 1, 1)
 _FALSE_CHECK = 0.1
-#: How often a wrong solution rejects a first wrong guess, then keeps a second one.
-_SECOND_GUESS = 0.15
-
 _TEXT = re.compile(r"Find x: (?:(\d+) \* )?x ([-+]) (\d+) = (\d+)\.")
 _TRY = re.compile(r"Try x = (\d+)\.")
 _REJECTION = re.compile(r"That gives (\d+), not (\d+): x = (\d+) is too (small|large)\.")
@@ -134,37 +131,19 @@ class Equations:
         equation = _read(problem)
         return [*equation.attempt(equation.x), answer_line(equation.x)]
 
-    def wrong_solution(self, problem: Problem, rng: random.Random) -> tuple[list[str], int]:
-        """A wrong guess that is answered without noticing, or whose check is made to fit by a false line."""
+    def attempt(self, problem: Problem, slip: float, notice: float, rng: random.Random) -> list[str]:
+        """A slip is a wrong guess, noticed if its check rejects it; the guess after it is nearer. Some checks are false."""
         equation = _read(problem)
         steps: list[str] = []
-        guess = equation.wrong_guess(rng)
-        if rng.random() < _SECOND_GUESS:
-            second = equation.nearer(guess, rng)
-            if second != equation.x:
-                steps = [*equation.attempt(guess), equation.reject(guess)]
-                guess = second
-        at = len(steps)
-        steps += equation.attempt(guess)
-        if rng.random() < _FALSE_CHECK:
-            if equation.factor == 1 or rng.random() < 0.5:
-                steps[-1] = f"{steps[-1].rsplit(' = ', 1)[0]} = {equation.target}"
-                at = len(steps) - 1
-            else:
-                product = slipped(equation.factor * guess, rng)
-                steps[-2] = f"{equation.factor} * {guess} = {product}"
-                value = apply(product, equation.sign, equation.constant)
-                steps[-1] = f"{product} {equation.sign} {equation.constant} = {max(0, min(value, MAX_NUMBER))}"
-                at += 1
-        return [*steps, answer_line(guess)], at
-
-    def reflective_solution(self, problem: Problem, rng: random.Random) -> list[str]:
-        """Wrong guesses, each thrown away by its check and followed by a nearer one, then the right one."""
-        equation = _read(problem)
-        guess, steps = equation.wrong_guess(rng), []
-        while guess != equation.x:
+        guess: int | None = None
+        while rng.random() < slip:
+            guess = equation.wrong_guess(rng) if guess is None else equation.nearer(guess, rng)
+            if guess == equation.x:
+                break
+            if rng.random() >= notice:
+                check = _false_check(equation, guess, rng) if rng.random() < _FALSE_CHECK else equation.check(guess)
+                return [*steps, f"Try x = {guess}.", *check, answer_line(guess)]
             steps += [*equation.attempt(guess), equation.reject(guess)]
-            guess = equation.nearer(guess, rng)
         return [*steps, *self.solution(problem)]
 
     def first_error(self, problem: Problem, steps: Sequence[str]) -> int | None:
@@ -227,3 +206,13 @@ class Equations:
             tail = right
         diagnosis = f"Wait, {equality[0]} is not {equality[2]}. Let me redo this step."
         return Reconstruction(tuple(steps[: index + 1]), diagnosis, (*redone, *tail))
+
+
+def _false_check(equation: _Equation, guess: int, rng: random.Random) -> list[str]:
+    """A substitution with a false line."""
+    check = equation.check(guess)
+    if equation.factor == 1 or rng.random() < 0.5:
+        return [*check[:-1], f"{check[-1].rsplit(' = ', 1)[0]} = {equation.target}"]
+    product = slipped(equation.factor * guess, rng)
+    value = max(0, min(apply(product, equation.sign, equation.constant), MAX_NUMBER))
+    return [f"{equation.factor} * {guess} = {product}", f"{product} {equation.sign} {equation.constant} = {value}"]

@@ -1,8 +1,9 @@
 """Cold-start examples: what the nano model is taught before reinforcement learning. Standard library only.
 
-Three kinds, after the paper's cold start: *direct* answers, *reflective* answers (an error, a diagnosis, a correction) and
-*constructions* (given a wrong and a right attempt, write the analysis and the reconstruction in tags). A share of the direct
-answers is wrong: a policy that makes slips now and then is what reinforcement learning and micro-reflection are for.
+Two kinds, after the paper's cold start: *attempts* at a problem, and *constructions* (given a wrong and a right attempt, write
+the analysis and the reconstruction in tags). Every step of an attempt slips at one rate, and every slip is noticed, diagnosed
+and made again at another. The steps are independent, so that neither a noticed slip nor luck so far tells anything of the steps
+to come: a policy gains by making fewer slips, or by noticing more of them, and not by the mere form of a reflective answer.
 """
 
 import random
@@ -12,11 +13,14 @@ from importlib.resources import files
 from typing import Literal
 
 from tapo_core.nano.families import get_family, sample_in_split
-from tapo_core.nano.task import Problem
+from tapo_core.nano.task import Problem, answer_line
 
 CONSTRUCTION_PROMPT = "micro_reflective_short_v1"
 
-Kind = Literal["direct", "slip", "reflective", "construction"]
+Kind = Literal["attempt", "construction"]
+
+#: Attempts drawn for one that is right, or wrong.
+_MAX_DRAWS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +34,10 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """The mix of examples. Each is a share of all examples; what is left are right direct answers."""
+    """The mix of examples: how attempts go, and the share of constructions among all examples."""
 
     slip: float
-    reflective: float
+    notice: float
     construction: float
 
 
@@ -76,18 +80,24 @@ def construction_example(problem: Problem, wrong: Sequence[str], reference: Sequ
 def sample_example(mix: Sequence[tuple[str, int]], shares: Shares, template: str, rng: random.Random) -> Example:
     """A random example on a problem of the training split."""
     name, level = rng.choice(mix)
-    family = get_family(name)
-    problem = sample_in_split(family, level, rng, "train")
-    draw = rng.random()
-    if draw < shares.construction:
-        wrong, _ = family.wrong_solution(problem, rng)
-        # Right attempts of the model reflect now and then, so references must too.
-        reflects = rng.random() < shares.reflective
-        reference = family.reflective_solution(problem, rng) if reflects else family.solution(problem)
+    problem = sample_in_split(get_family(name), level, rng, "train")
+    if rng.random() < shares.construction:
+        wrong = draw_attempt(problem, shares, rng, right=False)
+        reference = draw_attempt(problem, shares, rng, right=True)
         return construction_example(problem, wrong, reference, template)
-    draw -= shares.construction
-    if draw < shares.reflective:
-        return Example("reflective", problem.text, "\n".join(family.reflective_solution(problem, rng)))
-    if draw < shares.reflective + shares.slip:
-        return Example("slip", problem.text, "\n".join(family.wrong_solution(problem, rng)[0]))
-    return Example("direct", problem.text, "\n".join(family.solution(problem)))
+    return Example(
+        "attempt", problem.text, "\n".join(get_family(name).attempt(problem, shares.slip, shares.notice, rng))
+    )
+
+
+def draw_attempt(problem: Problem, shares: Shares, rng: random.Random, *, right: bool) -> list[str]:
+    """An attempt with a right, or a wrong, answer."""
+    family = get_family(problem.family)
+    for _ in range(_MAX_DRAWS):
+        steps = family.attempt(problem, shares.slip, shares.notice, rng)
+        if (steps[-1] == answer_line(problem.answer)) == right:
+            return steps
+    raise ValueError(
+        f"{_MAX_DRAWS} attempts with slip_rate = {shares.slip} and notice_rate = {shares.notice} gave no "
+        f"{'right' if right else 'wrong'} one; set rates that give both"
+    )

@@ -23,7 +23,7 @@ from tapo_core.nano.examples import construction_template
 from tapo_core.nano.families import generate_problems, write_queries
 
 #: Raise it whenever the same configuration would give other weights or problems.
-RECIPE_VERSION = 3
+RECIPE_VERSION = 4
 
 _MODEL, _TRAIN, _HELD_OUT, _METADATA = "model", "train.jsonl", "held_out.jsonl", "metadata.json"
 

@@ -63,12 +63,13 @@ class TaskFamily(Protocol):
         """The shortest right solution."""
         ...
 
-    def wrong_solution(self, problem: Problem, rng: random.Random) -> tuple[list[str], int]:
-        """A plausible solution with a wrong answer, and the 0-based index of its first wrong step."""
-        ...
+    def attempt(self, problem: Problem, slip: float, notice: float, rng: random.Random) -> list[str]:
+        """A solution as an unsure policy writes it, finished, right or wrong.
 
-    def reflective_solution(self, problem: Problem, rng: random.Random) -> list[str]:
-        """A right solution that makes an error, notices it in words, and corrects it."""
+        Args:
+            slip: probability that a step goes wrong, a step that is made again included.
+            notice: probability that a wrong step is noticed, diagnosed in words and made again.
+        """
         ...
 
     def first_error(self, problem: Problem, steps: Sequence[str]) -> int | None:

@@ -33,7 +33,7 @@ CHAT_TEMPLATE = (
 
 _CORPUS_EXAMPLES = 1000
 _CORPUS_SEED = 0
-_CORPUS_SHARES = Shares(slip=0.1, reflective=0.25, construction=0.4)
+_CORPUS_SHARES = Shares(slip=0.2, notice=0.5, construction=0.4)
 
 
 def _corpus() -> Iterator[str]:

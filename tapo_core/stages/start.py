@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import tapo_core
 from tapo_core.data import load_queries
 from tapo_core.errors import ConfigError, DataError
-from tapo_core.files import check_folder, make_folder
+from tapo_core.files import check_folder
 from tapo_core.ids import canonical_json, deterministic_id, digest, tree_digest
 from tapo_core.records import Config, PolicyVersion, Query, Run
 from tapo_core.session import Session, engine_versions
@@ -48,7 +48,7 @@ def start(session: Session) -> StageCommit:
     """
     config = session.config
     queries = check_inputs(session)
-    make_folder(session.folder)
+    session.open_store()
     policy = PolicyVersion(
         policy_version_id=deterministic_id("policy_version", run=session.run_id, iteration=0),
         run_id=session.run_id,

@@ -9,7 +9,7 @@ import duckdb
 import pyarrow
 
 from tapo_core.errors import UserError
-from tapo_core.store.commits import StageCommit, check_chain, read_commits
+from tapo_core.store.commits import StageCommit, check_chain, find_commit, read_commits
 from tapo_core.store.connection import LOCK_SECONDS, Config, connect, database_path, ledger_path, one_line
 from tapo_core.store.ledger import compare_with_ledger, lost_stage, read_ledger
 from tapo_core.store.migrate import pending_migrations, shipped_migrations
@@ -102,6 +102,49 @@ def _fetch(result: duckdb.DuckDBPyConnection, max_rows: int) -> "pandas.DataFram
     return frame
 
 
+class StoreReader:
+    """A run's store as its own stages read it: one connection, opened at the first question and kept until `release`.
+
+    Opening a database costs more than most questions. Whoever writes, or is done, must release it first.
+    """
+
+    def __init__(self, run_folder: Path) -> None:
+        self._run_folder = run_folder
+        self._connection: duckdb.DuckDBPyConnection | None = None
+
+    def _open(self) -> duckdb.DuckDBPyConnection:
+        if self._connection is None:
+            self._connection = open_reader(self._run_folder)
+        return self._connection
+
+    def load(self, record_class: type[R], **equal: str | int | float | bool | None) -> list[R]:
+        """See `load`."""
+        table = TABLES[record_class]
+        unknown = set(equal) - set(table.column_names)
+        if unknown:
+            raise TypeError(f"{record_class.__name__} has no field {', '.join(sorted(unknown))}")
+        where = " AND ".join(f"{name} IS NOT DISTINCT FROM ?" for name in equal) or "true"
+        order = ", ".join(
+            f"{table.name}.{key}" for key in table.key
+        )  # the column: a bare name would be the text made of it
+        sql = f"SELECT {select_list(table)} FROM {table.name} WHERE {where} ORDER BY {order}"
+        return to_records(table, self._open().execute(sql, list(equal.values())).fetchall())
+
+    def stage(self, run_id: str, iteration: int, stage: str) -> StageCommit | None:
+        """The commit of one stage, or None when it was not made.
+
+        Raises:
+            UserError, StoreLockedError, IntegrityError: see `open_reader`.
+        """
+        return find_commit(self._open(), run_id, iteration, stage)
+
+    def release(self) -> None:
+        """Close the connection; the next question opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
 def load(run_folder: Path, record_class: type[R], **equal: str | int | float | bool | None) -> list[R]:
     """The records of one class whose fields have the given values, ordered by the table's key.
 
@@ -111,18 +154,11 @@ def load(run_folder: Path, record_class: type[R], **equal: str | int | float | b
         TypeError: for a field that the class does not have.
         UserError, StoreLockedError, IntegrityError: see `open_reader`.
     """
-    table = TABLES[record_class]
-    unknown = set(equal) - set(table.column_names)
-    if unknown:
-        raise TypeError(f"{record_class.__name__} has no field {', '.join(sorted(unknown))}")
-    where = " AND ".join(f"{name} IS NOT DISTINCT FROM ?" for name in equal) or "true"
-    order = ", ".join(
-        f"{table.name}.{key}" for key in table.key
-    )  # the column: a bare name would be the text made of it
-    sql = f"SELECT {select_list(table)} FROM {table.name} WHERE {where} ORDER BY {order}"
-    with contextlib.closing(open_reader(run_folder)) as connection:
-        rows = connection.execute(sql, list(equal.values())).fetchall()
-    return to_records(table, rows)
+    reader = StoreReader(run_folder)
+    try:
+        return reader.load(record_class, **equal)
+    finally:
+        reader.release()
 
 
 def verified_commits(run_folder: Path) -> list[StageCommit]:

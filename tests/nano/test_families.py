@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapo_core.errors import ConfigError, DataError
+from tapo_core.nano.examples import Shares, draw_attempt
 from tapo_core.nano.families import (
     FAMILIES,
     generate_problems,
@@ -46,19 +47,61 @@ def test_solutions_are_right(case: tuple[tuple[str, int], int]) -> None:
     assert all(0 <= number <= MAX_NUMBER for number in _numbers(steps))
 
 
-@given(CASES)
-def test_wrong_solutions_are_wrong_where_they_say(case: tuple[tuple[str, int], int]) -> None:
+def _wrong_attempt(problem: Problem, notice: float, rng: random.Random) -> list[str]:
+    return draw_attempt(problem, Shares(slip=0.7, notice=notice, construction=0.0), rng, right=False)
+
+
+@given(CASES, st.floats(0, 0.9))
+def test_wrong_attempts_have_a_first_error(case: tuple[tuple[str, int], int], notice: float) -> None:
     (name, level), seed = case
     family, rng = get_family(name), random.Random(seed)
     problem = family.sample(rng, level)
-    steps, index = family.wrong_solution(problem, rng)
-    assert family.first_error(problem, steps) == index
-    assert str(stated_answer(steps[-1])) != problem.answer
+    steps = _wrong_attempt(problem, notice, rng)
+    index = family.first_error(problem, steps)
+    assert index is not None
+    assert stated_answer(steps[-1]) is not None
     if (
         name == "chain"
     ):  # the guess before a false check of an equation stays open, so its prefix cannot be judged alone
         assert family.first_error(problem, steps[:index]) is None
     assert f"Line {index + 1} is wrong: " in family.describe_error(problem, steps, index)
+    assert all(0 <= number <= MAX_NUMBER for number in _numbers(steps))
+
+
+@given(CASES, st.floats(0, 0.9))
+def test_right_attempts_have_no_error_that_was_not_noticed(case: tuple[tuple[str, int], int], notice: float) -> None:
+    (name, level), seed = case
+    family, rng = get_family(name), random.Random(seed)
+    problem = family.sample(rng, level)
+    steps = draw_attempt(problem, Shares(slip=0.5, notice=notice, construction=0.0), rng, right=True)
+    # Two slips can cancel out, so that a right answer has a wrong step: the one case where they may differ.
+    if family.first_error(problem, steps) is None:
+        assert [line for line in family.solution(problem) if line not in steps] == []
+    assert str(stated_answer(steps[-1])) == problem.answer
+
+
+@given(CASES)
+def test_an_attempt_that_never_slips_is_the_solution(case: tuple[tuple[str, int], int]) -> None:
+    (name, level), seed = case
+    family, rng = get_family(name), random.Random(seed)
+    problem = family.sample(rng, level)
+    assert family.attempt(problem, 0.0, 0.5, rng) == family.solution(problem)
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_rates_are_what_they_say(name: str) -> None:
+    family, rng = get_family(name), random.Random(0)
+    attempts = []
+    for _ in range(600):
+        problem = family.sample(rng, 3)
+        attempts.append((problem, family.attempt(problem, 0.4, 0.5, rng)))
+    withdrawn = sum(any(step.startswith(("Wait, ", "That gives ")) for step in steps) for _, steps in attempts) / 600
+    right = sum(str(stated_answer(steps[-1])) == problem.answer for problem, steps in attempts) / 600
+    # Chain: each of 3 steps ends right with 0.6 / (1 - 0.4 * 0.5) = 0.75, and is withdrawn at least once with 0.4 * 0.5.
+    # (Right ones are a little more: two slips can cancel out, and an attempt that leaves the range is drawn again.)
+    # Equation: the first guess is withdrawn with 0.4 * 0.5; its one judgement ends right in more than 0.6 + 0.2 * 0.6.
+    expected = {"chain": (1 - 0.8**3, 0.75**3), "equation": (0.4 * 0.5, 0.79)}[name]
+    assert (withdrawn, right) == pytest.approx(expected, abs=0.1)
 
 
 @given(CASES)
@@ -66,13 +109,15 @@ def test_reconstructions_keep_the_error_and_end_right(case: tuple[tuple[str, int
     (name, level), seed = case
     family, rng = get_family(name), random.Random(seed)
     problem = family.sample(rng, level)
-    wrong, index = family.wrong_solution(problem, rng)
+    wrong = _wrong_attempt(problem, 0.3, rng)
+    index = family.first_error(problem, wrong)
+    assert index is not None
     made = family.reconstruct(problem, wrong, index)
-    assert index < len(made.kept) < len(wrong)
+    assert index < len(made.kept) < len(wrong) or index == len(wrong) - 1
     assert list(made.kept) == wrong[: len(made.kept)]
     assert made.diagnosis.startswith(("Wait, ", "That gives "))
+    assert family.first_error(problem, made.steps()) is None or name == "equation"
     assert str(stated_answer(made.steps()[-1])) == problem.answer
-    assert str(stated_answer(family.reflective_solution(problem, rng)[-1])) == problem.answer
 
 
 @given(CASES, st.text(max_size=60))
@@ -80,7 +125,7 @@ def test_any_text_can_be_judged_and_reconstructed(case: tuple[tuple[str, int], i
     (name, level), seed = case
     family, rng = get_family(name), random.Random(seed)
     problem = family.sample(rng, level)
-    lines = [*family.wrong_solution(problem, rng)[0], *family.reflective_solution(problem, rng), *split_steps(text)]
+    lines = [*_wrong_attempt(problem, 0.0, rng), *family.attempt(problem, 0.5, 0.5, rng), *split_steps(text)]
     steps = rng.choices(lines, k=rng.randint(1, 8))
     index = family.first_error(problem, steps)
     if index is not None:
@@ -96,6 +141,9 @@ def test_any_text_can_be_judged_and_reconstructed(case: tuple[tuple[str, int], i
         ("7 + 12 = 19\n19 - 5 = 14", None, None),  # unfinished, but nothing is wrong
         ("7 + 12 = 19\nAnswer: \\boxed{23}", None, None),  # right, though in a hurry
         ("7 + 12 = 19\n19 - 5 = 13\n13 + 9 = 22", 1, "Line 2 is wrong: 19 - 5 is 14, not 13."),
+        ("7 + 12 = 18\nWait, 7 + 12 is not 18. Let me redo this step.\n7 + 12 = 19", None, None),  # withdrawn in time
+        ("7 + 12 = 18\nWait, hm.\n7 + 12 = 17\n17 - 5 = 12", 2, "Line 3 is wrong: 7 + 12 is 19, not 17."),
+        ("7 + 12 = 19\nWait, 7 + 12 is not 19.", 1, "Line 2 is wrong: it should be 19 - 5 = 14."),  # a right line was
         ("7 + 12 = 19\n19 - 6 = 13", 1, "Line 2 is wrong: it should be 19 - 5 = 14."),
         ("7 + 12 = 19\nAnswer: \\boxed{19}", 1, "Line 2 is wrong: it should be 19 - 5 = 14."),
         ("7 + 12 = 19\n19 - 5 = 14\n14 + 9 = 23\nAnswer: \\boxed{24}", 3, "Line 4 is wrong: it should be Answer: \\boxed{23}."),
