@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/iteration_overhead.py [--iterations 5]
 
-Runs the train flow on the built-in model in a temporary folder, times the engines' own calls from outside, and prints the
-split for each iteration. "Overhead" is the rest: Prefect,
-the store, weight loading, the probe, checkpoints, parsing.
+Runs the train flow on the built-in model in a temporary folder, times calls from outside, and prints the split of each iteration
+in seconds. "Overhead" is the wall time less the engines' own calls; its parts are the store (commits and reads), weights (reload
+and probe, the probe's sampling apart), publishing (checkpoints and their digests), and the rest (Prefect, parsing, records).
 """
 
 import argparse
@@ -28,16 +28,35 @@ from tapo_core.config import load_config
 from tapo_core.engines.openrlhf_trainer import OpenRlhfTrainer
 from tapo_core.engines.vllm_sampler import VllmSampler
 from tapo_core.progress import reporting
+from tapo_core.session import Session
+from tapo_core.stages import update_policy
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
+#: What is timed, and as what. Time within an inner call counts for the inner one alone.
+TIMED = (
+    (VllmSampler, "sample", "engine"),
+    (OpenRlhfTrainer, "score", "engine"),
+    (OpenRlhfTrainer, "update", "engine"),
+    (Session, "commit", "store"),
+    (Session, "load", "store"),
+    (Session, "find_commit", "store"),
+    (Session, "sampler_at", "weights"),
+    (OpenRlhfTrainer, "publish", "publish"),
+    (update_policy, "tree_digest", "publish"),
+)
+STAGES = ("sample", "verify", "locate_error", "diagnose_and_correct", "filter_by_difficulty", "update_policy")
+
+
 class Split:
-    """Seconds by (iteration, kind); a reporter, so that it knows where the run is."""
+    """Seconds by (iteration, stage, kind); a reporter, so that it knows where the run is."""
 
     def __init__(self) -> None:
-        self.seconds: dict[tuple[int, str], float] = defaultdict(float)
-        self.at, self.began = (0, ""), time.perf_counter()
+        self.seconds: dict[tuple[int, str, str], float] = defaultdict(float)
+        self.wall: dict[int, float] = defaultdict(float)
+        self._at, self._began = (0, ""), time.perf_counter()
+        self._inner = 0.0
 
     def prepare(self, what: str, share: float) -> None: ...
     def advance(self, done: int, total: int, unit: str) -> None: ...
@@ -47,20 +66,23 @@ class Split:
 
     def stage(self, iteration: int, stage: str) -> None:
         self._close()
-        self.at = (iteration, stage)
+        self._at = (iteration, stage)
 
     def _close(self) -> None:
         now = time.perf_counter()
-        self.seconds[self.at[0], f"wall {self.at[1]}"] += now - self.began
-        self.began = now
+        if self._at[1] != "evaluate":
+            self.wall[self._at[0]] += now - self._began
+        self._began = now
 
-    def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(self, function: Callable[..., Any], kind: str) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            began = time.perf_counter()
+            began, outer, self._inner = time.perf_counter(), self._inner, 0.0
             try:
                 return function(*args, **kwargs)
             finally:
-                self.seconds[self.at[0], f"engine {self.at[1]}"] += time.perf_counter() - began
+                spent = time.perf_counter() - began
+                self.seconds[(*self._at, kind)] += spent - self._inner
+                self._inner = outer + spent
 
         return run
 
@@ -71,9 +93,8 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=5)
     iterations = parser.parse_args().iterations
     split = Split()
-    for engine, names in ((VllmSampler, ("sample",)), (OpenRlhfTrainer, ("score", "update"))):
-        for name in names:
-            setattr(engine, name, split.timed(getattr(engine, name)))
+    for owner, name, kind in TIMED:
+        setattr(owner, name, split.timed(getattr(owner, name), kind))
     with tempfile.TemporaryDirectory() as folder, reporting(split):
         settings = [
             "run.name=overhead",
@@ -82,15 +103,22 @@ def main() -> None:
             "evaluation.every=0",
         ]
         train(load_config(ROOT / "configs" / "nano_tapo.toml", settings))
-    print(f"{'iteration':>9} {'wall s':>7} {'sampling':>9} {'corrections':>12} {'update':>7} {'overhead':>9}")
+    engines = ("sample", "diagnose_and_correct", "update_policy")
+    parts = ("store", "weights", "publish")
+    print(
+        f"{'iteration':>9} {'wall':>6} | {'sampling':>9} {'corrections':>12} {'update':>7} | {'overhead':>9} =", end=""
+    )
+    print("".join(f"{name:>9}" for name in (*parts, "rest")))
     for iteration in range(1, iterations + 1):
-        wall = sum(
-            seconds
-            for (at, kind), seconds in split.seconds.items()
-            if at == iteration and kind.startswith("wall") and kind != "wall evaluate"
+        wall = split.wall[iteration]
+        engine = [split.seconds[iteration, stage, "engine"] for stage in engines]
+        part = [sum(split.seconds[iteration, stage, name] for stage in STAGES) for name in parts]
+        overhead = wall - sum(engine)
+        print(
+            f"{iteration:9d} {wall:6.2f} | {engine[0]:9.2f} {engine[1]:12.2f} {engine[2]:7.2f} | {overhead:9.2f}  ",
+            end="",
         )
-        parts = [split.seconds[iteration, f"engine {s}"] for s in ("sample", "diagnose_and_correct", "update_policy")]
-        print(f"{iteration:9d} {wall:7.2f} {parts[0]:9.2f} {parts[1]:12.2f} {parts[2]:7.2f} {wall - sum(parts):9.2f}")
+        print("".join(f"{seconds:9.2f}" for seconds in (*part, overhead - sum(part))))
 
 
 if __name__ == "__main__":

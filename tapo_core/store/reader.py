@@ -114,7 +114,7 @@ class StoreReader:
 
     def _open(self) -> duckdb.DuckDBPyConnection:
         if self._connection is None:
-            self._connection = open_reader(self._run_folder)
+            self._connection = open_reader(self._run_folder, threads=1)  # small questions
         return self._connection
 
     def load(self, record_class: type[R], **equal: str | int | float | bool | None) -> list[R]:
