@@ -9,6 +9,7 @@ and probe, the probe's sampling apart), publishing (checkpoints and their digest
 
 import argparse
 import os
+import statistics
 import tempfile
 import time
 from collections import defaultdict
@@ -109,6 +110,7 @@ def main() -> None:
         f"{'iteration':>9} {'wall':>6} | {'sampling':>9} {'corrections':>12} {'update':>7} | {'overhead':>9} =", end=""
     )
     print("".join(f"{name:>9}" for name in (*parts, "rest")))
+    overheads = []
     for iteration in range(1, iterations + 1):
         wall = split.wall[iteration]
         engine = [split.seconds[iteration, stage, "engine"] for stage in engines]
@@ -119,6 +121,9 @@ def main() -> None:
             end="",
         )
         print("".join(f"{seconds:9.2f}" for seconds in (*part, overhead - sum(part))))
+        overheads.append(overhead)
+    if len(overheads) > 1:
+        print(f"median overhead after the first iteration: {statistics.median(overheads[1:]):.2f} s")
 
 
 if __name__ == "__main__":

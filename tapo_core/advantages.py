@@ -8,7 +8,8 @@ raise the group's mean and punish the originals ("advantage contamination"). std
 OpenRLHF's group normalisation, and at least `std_floor`. A group without variance, or of one, has advantage 0 throughout.
 
 What G_ref is, is unstated in the paper; `constructed_scope` says it: the query's constructions, the batch's, or, for
-"original", the mean and std of the query's original group.
+"original", the mean and std of the query's original group. "merged" is the ablation that shows the contamination: one group
+for both kinds of a query's trajectories, so that good constructions lower the advantages of the originals.
 """
 
 import math
@@ -64,22 +65,25 @@ def decoupled_advantages(
 
     `original` must hold the whole group of every query (all rollouts with a known verdict).
     """
-    original_stats = _stats_by_query(original)
-    constructed_stats = _stats_by_query(constructed)
+    scope = config.constructed_scope
+    if scope == "merged":
+        original_stats = constructed_stats = _stats_by_query([*original, *constructed])
+    else:
+        original_stats, constructed_stats = _stats_by_query(original), _stats_by_query(constructed)
     whole = mean_and_std([c.reward for c in constructed]) if constructed else (0.0, 0.0)
     result = []
     for item in original:
         mean, std, size = original_stats[item.query_id]
-        result.append(_normalise(item, AdvantageGroup.ORIGINAL, "query", size, mean, std, config))
+        name = "merged" if scope == "merged" else "query"
+        result.append(_normalise(item, AdvantageGroup.ORIGINAL, name, size, mean, std, config))
     for item in constructed:
-        if config.constructed_scope == "batch":
+        if scope == "batch":
             mean, std, size = *whole, len(constructed)
-        elif config.constructed_scope == "query":
-            mean, std, size = constructed_stats[item.query_id]
-        else:
+        elif scope == "original":
             mean, std, size = original_stats[item.query_id]
-        group = AdvantageGroup.CONSTRUCTED
-        result.append(_normalise(item, group, config.constructed_scope, size, mean, std, config))
+        else:
+            mean, std, size = constructed_stats[item.query_id]
+        result.append(_normalise(item, AdvantageGroup.CONSTRUCTED, scope, size, mean, std, config))
     return result
 
 

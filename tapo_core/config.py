@@ -124,9 +124,9 @@ class FilterConfig(_Section):
 class AdvantageConfig(_Section):
     """Decoupled advantage estimation (DAE)."""
 
-    constructed_scope: Literal["query", "batch", "original"] = "batch"
+    constructed_scope: Literal["query", "batch", "original", "merged"] = "batch"
     """What constructed rewards are normalised with: the query's constructions, all constructions of the iteration, or the
-    mean and std of the query's original group (unstated in the paper)."""
+    mean and std of the query's original group (unstated in the paper); "merged" is the ablation with one group for both."""
     std_floor: Annotated[float, Field(ge=0.0)] = 0.0
     """The std is at least this; keeps a rare failure from dominating a nearly constant group."""
     eps: Annotated[float, Field(ge=0.0)] = 1e-6
@@ -152,6 +152,9 @@ class UpdateConfig(_Section):
     whatever the gradient is; without warm-up they damage a cold-started model."""
     lambda_constructed: Annotated[float, Field(ge=0.0)] = 1.0
     """Weight of the constructed group's loss. *paper*: 1.0"""
+    train_prefix: bool = True
+    """Whether the kept erroneous prefix of a constructed trajectory has a loss. *paper*: true; false is the ablation that
+    only conditions on it."""
     clip_low: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     clip_high: Annotated[float, Field(gt=0.0)] = 0.2
     loss_aggregation: Literal["token", "sequence"] = "token"

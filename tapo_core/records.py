@@ -250,7 +250,7 @@ class Advantage:
     subject_kind: SubjectKind
     subject_id: str
     advantage_group: AdvantageGroup
-    scope: str  #: what was normalised together: "query", "batch", "original"
+    scope: str  #: what was normalised together: "query", "batch", "original", "merged"
     query_id: str
     group_size: int
     reward: float
@@ -266,7 +266,7 @@ class TokenWeight:
     run_id: str
     iteration: int
     subject_id: str
-    weights_T: list[float]
+    weights_T: list[float]  #: 0 on a prefix that is not trained on
     logprobs_T: list[float]
     entropies_T: list[float]
 

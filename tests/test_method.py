@@ -84,14 +84,16 @@ ORIGINAL = {"q1": [1.0, 0.0, 0.0, 0.0], "q2": [1.0, 1.0, 0.0, 1.0]}
 CONSTRUCTED = {"q1": [1.0, 1.0, 0.0], "q2": [1.0]}
 
 
-@pytest.mark.parametrize("scope", ["query", "batch", "original"])
+@pytest.mark.parametrize("scope", ["query", "batch", "original", "merged"])
 @pytest.mark.parametrize("floor", [0.0, 0.7])
 def test_decoupled_advantages_against_plain_loops(scope: str, floor: float) -> None:
     config = AdvantageConfig.model_validate({"constructed_scope": scope, "std_floor": floor})
     result = decoupled_advantages(rewarded("o", ORIGINAL), rewarded("c", CONSTRUCTED), config)
     everything = list(itertools.chain.from_iterable(CONSTRUCTED.values()))
     for item in result:
-        if item.group is AdvantageGroup.ORIGINAL or scope == "original":
+        if scope == "merged":
+            group = ORIGINAL[item.query_id] + CONSTRUCTED[item.query_id]
+        elif item.group is AdvantageGroup.ORIGINAL or scope == "original":
             group = ORIGINAL[item.query_id]
         else:
             group = CONSTRUCTED[item.query_id] if scope == "query" else everything
@@ -109,6 +111,16 @@ def test_constructed_rewards_never_move_the_originals() -> None:
         return [item for item in everything if item.group is AdvantageGroup.ORIGINAL]
 
     assert values({}) == values(CONSTRUCTED) == values({"q1": [0.0] * 9, "q2": [1.0]})
+
+
+def test_merging_the_groups_contaminates_the_originals() -> None:
+    def originals(scope: str) -> dict[str, float]:
+        config = AdvantageConfig.model_validate({"constructed_scope": scope})
+        everything = decoupled_advantages(rewarded("o", ORIGINAL), rewarded("c", {"q1": [1.0] * 4}), config)
+        return {i.subject_id: i.value for i in everything if i.group is AdvantageGroup.ORIGINAL and i.query_id == "q1"}
+
+    apart, merged = originals("query"), originals("merged")
+    assert all(merged[subject_id] < apart[subject_id] for subject_id in apart)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.randoms(use_true_random=False))

@@ -80,7 +80,10 @@ class TokenScores:
 
 @dataclass(frozen=True, slots=True)
 class TrainingTrajectory:
-    """One trajectory of an update. All lists but the prompt have one entry a response token."""
+    """One trajectory of an update. All lists but the prompt have one entry a response token.
+
+    Every response token has a loss: tokens that are conditioned on but not trained on belong to the prompt.
+    """
 
     subject_id: str
     group: AdvantageGroup
@@ -88,7 +91,7 @@ class TrainingTrajectory:
     response_token_ids_T: list[int]
     old_logprobs_T: list[float]
     advantage: float
-    weights_T: list[float]  #: OTS weight times 0/1 mask; 1.0 everywhere for original rollouts
+    weights_T: list[float]  #: OTS weights; 1.0 everywhere for original rollouts
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class _Member:
 
     advantage: Normalised
     tokens: RolloutTokens
+    n_untrained: int  #: leading response tokens without a loss
 
 
 def update_policy(session: Session, iteration: int, input_digest: str) -> StageCommit:
@@ -54,7 +55,8 @@ def update_policy(session: Session, iteration: int, input_digest: str) -> StageC
     members = _members(session, iteration)
     trainer = session.trainer_at(parent)
     scores = trainer.score([m.tokens.prompt_token_ids for m in members], [m.tokens.token_ids_T for m in members])
-    trajectories = [_trajectory(session, m, s) for m, s in zip(members, scores, strict=True)]
+    weights = [_weights(session, m, s) for m, s in zip(members, scores, strict=True)]
+    trajectories = [_trajectory(m, s, w) for m, s, w in zip(members, scores, weights, strict=True)]
     steps = trainer.update(trajectories, session.seed(iteration, STAGE)) if trajectories else []
     policy_version_id = deterministic_id("policy_version", run=session.run_id, iteration=iteration)
     folder = session.folder / "policies" / f"{iteration:06d}"
@@ -73,7 +75,7 @@ def update_policy(session: Session, iteration: int, input_digest: str) -> StageC
     metrics = {(number, name): value for number, step in enumerate(steps) for name, value in step.values.items()}
     metrics |= {(-1, name): value for name, value in _mismatch(members, scores).items()}
     records: list[Record] = [version, *_advantages(session, iteration, members)]
-    records += _token_weights(session, iteration, members, trajectories, scores)
+    records += _token_weights(session, iteration, members, weights, scores)
     records += [
         UpdateMetric(session.run_id, iteration, policy_version_id, step, name, value)
         for (step, name), value in metrics.items()
@@ -102,9 +104,14 @@ def _members(session: Session, iteration: int) -> list[_Member]:
     place = {rollout.rollout_id: (rollout.query_id, rollout.k) for rollout in rollouts}
     corrections = sorted(session.load(Correction, iteration), key=lambda c: place[c.wrong_rollout_id])
     original = _rewarded([(r.rollout_id, r.query_id) for r in rollouts], selected, rewards)
+    prefixes = {c.correction_id: c.prefix_token_end or 0 for c in corrections}
     constructed = _rewarded([(c.correction_id, c.query_id) for c in corrections], selected, rewards)
     normalised = decoupled_advantages(original, constructed, session.config.advantage)
-    return [_Member(item, tokens[item.subject_id]) for item in normalised]
+    trained = session.config.update.train_prefix
+    return [
+        _Member(item, tokens[item.subject_id], 0 if trained else prefixes.get(item.subject_id, 0))
+        for item in normalised
+    ]
 
 
 def _rewarded(
@@ -119,19 +126,25 @@ def _rewarded(
     return result
 
 
-def _trajectory(session: Session, member: _Member, scores: TokenScores) -> TrainingTrajectory:
-    """What the trainer needs of one trajectory; OTS weights on constructed ones only."""
-    weights = [1.0] * len(scores.logprobs_T)
-    if member.advantage.group is AdvantageGroup.CONSTRUCTED:
-        weights = ood_token_weights(scores.logprobs_T, scores.entropies_T, session.config.token_weight)
+def _weights(session: Session, member: _Member, scores: TokenScores) -> list[float]:
+    """OTS weights on constructed trajectories, 0 on a prefix that is not trained on; 1 on originals."""
+    if member.advantage.group is AdvantageGroup.ORIGINAL:
+        return [1.0] * len(scores.logprobs_T)
+    weights = ood_token_weights(scores.logprobs_T, scores.entropies_T, session.config.token_weight)
+    return [0.0] * member.n_untrained + weights[member.n_untrained :]
+
+
+def _trajectory(member: _Member, scores: TokenScores, weights_T: list[float]) -> TrainingTrajectory:
+    """What the trainer needs of one trajectory. Tokens that are not trained on are a part of its prompt."""
+    ids, begin = member.tokens.token_ids_T, member.n_untrained
     return TrainingTrajectory(
         subject_id=member.advantage.subject_id,
         group=member.advantage.group,
-        prompt_token_ids=member.tokens.prompt_token_ids,
-        response_token_ids_T=member.tokens.token_ids_T,
-        old_logprobs_T=scores.logprobs_T,
+        prompt_token_ids=[*member.tokens.prompt_token_ids, *ids[:begin]],
+        response_token_ids_T=ids[begin:],
+        old_logprobs_T=scores.logprobs_T[begin:],
         advantage=member.advantage.value,
-        weights_T=weights,
+        weights_T=weights_T[begin:],
     )
 
 
@@ -156,12 +169,12 @@ def _token_weights(
     session: Session,
     iteration: int,
     members: Sequence[_Member],
-    trajectories: Sequence[TrainingTrajectory],
+    weights: Sequence[list[float]],
     scores: Sequence[TokenScores],
 ) -> list[TokenWeight]:
     return [
-        TokenWeight(session.run_id, iteration, m.advantage.subject_id, t.weights_T, s.logprobs_T, s.entropies_T)
-        for m, t, s in zip(members, trajectories, scores, strict=True)
+        TokenWeight(session.run_id, iteration, m.advantage.subject_id, w, s.logprobs_T, s.entropies_T)
+        for m, w, s in zip(members, weights, scores, strict=True)
         if m.advantage.group is AdvantageGroup.CONSTRUCTED
     ]
 

@@ -146,6 +146,23 @@ def test_grpo_is_the_same_flow_with_constructions_off(configure: Configure) -> N
     assert {a.advantage_group for a in load(config.run_folder, Advantage)} == {"original"}
 
 
+def test_ablations_of_the_update_are_one_key_each(configure: Configure) -> None:
+    keys = ['advantage.constructed_scope="merged"', "update.train_prefix=false", "token_weight.enabled=false"]
+    config = configure("ablated", *keys)
+    train(config)
+    folder = config.run_folder
+    advantages = load(folder, Advantage)
+    assert {a.scope for a in advantages} == {"merged"}
+    groups = {a.query_id: a.group_size for a in advantages if a.advantage_group == "constructed"}
+    assert groups, "the small model should manage at least one construction"
+    assert all(size > 8 for size in groups.values())  # K originals and the constructions
+    corrections = {c.correction_id: c for c in load(folder, Correction)}
+    for row in load(folder, TokenWeight):
+        end = corrections[row.subject_id].prefix_token_end
+        assert end
+        assert row.weights_T == [0.0] * end + [1.0] * (len(row.logprobs_T) - end)
+
+
 def test_any_policy_version_can_be_evaluated(configure: Configure) -> None:
     config = configure("evaluated", 'method="grpo"', "evaluation.samples=1", "run.iterations=2")
     train(config)

@@ -1,0 +1,178 @@
+"""The update step on OpenRLHF against an independent slow reference: plain loops, float64, one trajectory at a time.
+
+The reference's own gradient is checked against finite differences, so that both ends are tied down.
+"""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from types import MethodType
+
+import pytest
+import torch
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+from tapo_core.config import UpdateConfig
+from tapo_core.engines.hf import load_model
+from tapo_core.engines.openrlhf_trainer import OpenRlhfTrainer
+from tapo_core.engines.protocols import PolicyRef, TrainingTrajectory
+from tapo_core.nano.config import NanoConfig
+from tapo_core.nano.model import build_model
+from tapo_core.nano.tokenizer import VOCAB_SIZE, build_tokenizer
+from tapo_core.records import AdvantageGroup
+
+TEMPERATURE = 0.8
+RATE = 1e-3
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    build_model(NanoConfig(n_layers=2, hidden_size=64, ffn_size=64), seed=7).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def double(checkpoint: Path) -> torch.nn.Module:
+    """The model in float64 throughout: transformers' norms compute in float32 whatever the weights are."""
+
+    def norm(self: Qwen3RMSNorm, hidden: torch.Tensor) -> torch.Tensor:
+        return self.weight * hidden / torch.sqrt((hidden * hidden).mean(-1, keepdim=True) + self.variance_epsilon)
+
+    model = load_model(checkpoint, "float32", "cpu").double()
+    for module in model.modules():
+        if isinstance(module, Qwen3RMSNorm):
+            module.forward = MethodType(norm, module)  # type: ignore[method-assign]
+    return model
+
+
+def logprobs_of(model: torch.nn.Module, trajectory: TrainingTrajectory) -> list[torch.Tensor]:
+    """log p of each response token at the temperature, one by one."""
+    ids = [*trajectory.prompt_token_ids, *trajectory.response_token_ids_T]
+    logits = model(input_ids=torch.tensor([ids])).logits[0] / TEMPERATURE
+    first = len(trajectory.prompt_token_ids)
+    return [logits[t - 1, ids[t]] - torch.logsumexp(logits[t - 1], dim=0) for t in range(first, len(ids))]
+
+
+def reference_loss(
+    model: torch.nn.Module, trajectories: Sequence[TrainingTrajectory], config: UpdateConfig
+) -> torch.Tensor:
+    """L_GRPO(original) + lambda * L(constructed), each token by the clipped objective times its OTS weight."""
+    total = torch.zeros((), dtype=torch.float64)
+    for group, scale in ((AdvantageGroup.ORIGINAL, 1.0), (AdvantageGroup.CONSTRUCTED, config.lambda_constructed)):
+        sequences = []
+        for trajectory in trajectories:
+            if trajectory.group is not group:
+                continue
+            terms = []
+            new = logprobs_of(model, trajectory)
+            for logprob, old, weight in zip(new, trajectory.old_logprobs_T, trajectory.weights_T, strict=True):
+                ratio = torch.exp(logprob - old)
+                clipped = torch.clamp(ratio, 1 - config.clip_low, 1 + config.clip_high)
+                gain = weight * trajectory.advantage
+                terms.append(-torch.minimum(ratio * gain, clipped * gain))
+            sequences.append(terms)
+        if config.loss_aggregation == "token":
+            tokens = [term for terms in sequences for term in terms]
+            total = total + scale * sum(tokens) / len(tokens) if tokens else total
+        elif sequences:
+            total = total + scale * sum(sum(terms) / len(terms) for terms in sequences) / len(sequences)
+    return total
+
+
+def made_up_trajectories(checkpoint: Path, n: int) -> list[TrainingTrajectory]:
+    """Trajectories of uneven lengths in both groups, old log-probabilities off by enough that some ratios are clipped."""
+    rng = random.Random(3)
+    model = double(checkpoint)
+    result = []
+    for i in range(n):
+        constructed = i % 3 == 2
+        length = rng.randint(1, 9)
+        draft = TrainingTrajectory(
+            subject_id=f"t{i}",
+            group=AdvantageGroup.CONSTRUCTED if constructed else AdvantageGroup.ORIGINAL,
+            prompt_token_ids=[rng.randrange(VOCAB_SIZE) for _ in range(rng.randint(1, 6))],
+            response_token_ids_T=[rng.randrange(VOCAB_SIZE) for _ in range(length)],
+            old_logprobs_T=[0.0] * length,
+            advantage=rng.choice([-1.3, 0.4, 1.7]),
+            weights_T=[rng.choice([0.01, 0.6, 3.0]) if constructed else 1.0 for _ in range(length)],
+        )
+        with torch.no_grad():
+            old = [float(value) + rng.uniform(-0.4, 0.4) for value in logprobs_of(model, draft)]
+        result.append(
+            TrainingTrajectory(
+                **{name: getattr(draft, name) for name in draft.__slots__ if name != "old_logprobs_T"},
+                old_logprobs_T=old,
+            )
+        )
+    return result
+
+
+@pytest.mark.parametrize("aggregation", ["token", "sequence"])
+def test_the_reference_gradient_against_finite_differences(checkpoint: Path, aggregation: str) -> None:
+    config = UpdateConfig.model_validate({"loss_aggregation": aggregation, "lambda_constructed": 0.7})
+    trajectories = made_up_trajectories(checkpoint, 6)
+    model = double(checkpoint)
+    reference_loss(model, trajectories, config).backward()
+    rng = random.Random(0)
+    checked = 0
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        index = int(parameter.grad.abs().flatten().argmax()) if rng.random() < 0.5 else rng.randrange(parameter.numel())
+        flat, step = parameter.data.flatten(), 1e-6
+        assert flat.data_ptr() == parameter.data.data_ptr()
+        values = []
+        with torch.no_grad():
+            for shift in (step, -2 * step, step):
+                flat[index] += shift
+                values.append(float(reference_loss(model, trajectories, config)))
+        slope = (values[0] - values[1]) / (2 * step)
+        assert slope == pytest.approx(float(parameter.grad.flatten()[index]), rel=1e-4, abs=1e-7)
+        checked += 1
+    assert checked > 10
+
+
+@pytest.mark.parametrize("keys", [
+    {},
+    {"loss_aggregation": "sequence", "lambda_constructed": 0.3, "clip_high": 0.28},
+    {"epochs": 2, "minibatches": 3, "weight_decay": 0.1, "max_grad_norm": 0.05},
+])  # fmt: skip
+def test_openrlhf_takes_the_same_steps_as_the_reference(checkpoint: Path, keys: dict[str, object]) -> None:
+    config = UpdateConfig.model_validate({"learning_rate": RATE, "warmup_steps": 0, "micro_batch_tokens": 24, **keys})
+    trajectories = made_up_trajectories(checkpoint, 12)
+    trainer = OpenRlhfTrainer(config, "float32", TEMPERATURE, seed=0)
+    trainer.load_policy(PolicyRef("p", checkpoint, optimizer=None, optimizer_digest=None))
+    reports = trainer.update(trajectories, seed=5)
+
+    model = double(checkpoint)
+    # OpenRLHF leaves the weights of norms out of weight decay.
+    norms = [p for p in model.parameters() if p.ndim == 1]
+    others = [p for p in model.parameters() if p.ndim > 1]
+    groups = [{"params": norms, "weight_decay": 0.0}, {"params": others, "weight_decay": config.weight_decay}]
+    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=config.adam_betas, eps=1e-8)
+    number = 0
+    for epoch in range(config.epochs):
+        order = list(range(len(trajectories)))
+        random.Random(f"5/{epoch}").shuffle(order)
+        size = -(-len(order) // config.minibatches)
+        for start in range(0, len(order), size):
+            optimizer.zero_grad()
+            loss = reference_loss(model, [trajectories[i] for i in order[start : start + size]], config)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            assert reports[number].values["loss"] == pytest.approx(loss.item(), abs=1e-5)
+            assert reports[number].values["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+            optimizer.step()
+            number += 1
+    assert number == len(reports)
+    taken, wanted = [], []
+    before = double(checkpoint).state_dict()
+    for name, parameter in trainer._actor.model.module.named_parameters():
+        taken.append((parameter.detach().double() - before[name]).flatten())
+        wanted.append((dict(model.named_parameters())[name].detach() - before[name]).flatten())
+    trainer.close()
+    ours, reference = torch.cat(taken), torch.cat(wanted)
+    assert float(reference.norm()) > 0.1
+    # Adam divides a gradient by its own size: where that is next to nothing, the last bit decides the sign.
+    assert float((ours - reference).norm() / reference.norm()) < 1e-3
+    assert float(((ours - reference).abs() < 1e-5).double().mean()) > 0.999
