@@ -152,6 +152,9 @@ class UpdateConfig(_Section):
     whatever the gradient is; without warm-up they damage a cold-started model."""
     lambda_constructed: Annotated[float, Field(ge=0.0)] = 1.0
     """Weight of the constructed group's loss. *paper*: 1.0"""
+    kl_coefficient: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the KL divergence from the initial model (estimator k3, a token), added to the loss of both groups.
+    0 = off, and the initial model is then not held (unstated in the paper)."""
     train_prefix: bool = True
     """Whether the kept erroneous prefix of a constructed trajectory has a loss. *paper*: true; false is the ablation that
     only conditions on it."""
@@ -173,12 +176,15 @@ class UpdateConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    """Held-out evaluation: pass@1 before, during and after training."""
+    """Evaluation before, during and after training: pass@k, cons@k, DSR, ERR, lengths."""
 
     every: Annotated[int, Field(ge=0)] = 10
     """Evaluate after every so many iterations, and always before the first and after the last; 0 = only then."""
     queries: PositiveInt = 200
     """The first so many held-out queries."""
+    datasets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")], str] = {}
+    """Benchmarks to evaluate on beside the held-out queries, whole: name = path of a JSONL file like data.train. Example:
+    aime24 = "benchmarks/aime24.jsonl"."""
     samples: PositiveInt = 4
     """Rollouts per query."""
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
@@ -213,6 +219,9 @@ class TapoConfig(_Section):
                 f"filter.n_pos + filter.n_neg = {self.filter.n_pos + self.filter.n_neg} is more than "
                 f"sampler.rollouts_per_query = {k}: no query could ever be eligible"
             )
+        taken = {"train", "held_out"} & set(self.evaluation.datasets)
+        if taken:
+            raise ValueError(f"evaluation.datasets.{min(taken)}: the name is taken; call the benchmark something else")
         if self.token_weight.min_weight > self.token_weight.max_weight:
             raise ValueError("token_weight.min_weight is above token_weight.max_weight")
         longest = max(self.sampler.max_new_tokens, self.correction.max_new_tokens)

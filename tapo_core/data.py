@@ -18,10 +18,11 @@ def load_queries(path: Path, split: str, run_id: str, instruction: str = "") -> 
     Raises:
         DataError: the file is missing or empty, or a row is malformed, lacks an answer, or repeats an earlier one.
     """
+    key = f"data.{split}" if split in ("train", "held_out") else f"evaluation.datasets.{split}"
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
-        raise DataError(f"{path}: cannot read the data file ({error.strerror}); check data.{split}") from error
+        raise DataError(f"{path}: cannot read the data file ({error.strerror}); check {key}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     queries: list[Query] = []

@@ -11,7 +11,7 @@ def learning_curve(run_folder: Path, picture: Path) -> Path:
     from matplotlib.figure import Figure
 
     summary = query(run_folder, "SELECT iteration, accuracy FROM iteration_summary ORDER BY iteration")
-    evaluations = sorted(load(run_folder, Evaluation, metric="pass@1"), key=lambda e: e.iteration)
+    evaluations = sorted(load(run_folder, Evaluation, dataset="held_out", metric="pass@1"), key=lambda e: e.iteration)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(summary.iteration, summary.accuracy, color="tab:gray", label="training rollouts (before each update)")

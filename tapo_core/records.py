@@ -113,7 +113,7 @@ class Query:
 
     query_id: str
     run_id: str
-    split: str  #: "train" or "held_out"
+    split: str  #: "train", "held_out", or the name of a benchmark in evaluation.datasets
     text: str
     gold: str
     family: str | None
@@ -292,7 +292,7 @@ class Evaluation:
     iteration: int
     policy_version_id: str
     dataset: str
-    metric: str  #: "pass@1", ...
+    metric: str  #: "pass@1", ...; all are listed in `statistics`
     value: float
     low: float
     high: float

@@ -72,7 +72,11 @@ class Session:
         from tapo_core.engines.openrlhf_trainer import OpenRlhfTrainer
 
         return OpenRlhfTrainer(
-            self.config.update, self.config.model.dtype, self.config.sampler.temperature, self.config.run.seed
+            self.config.update,
+            self.config.model.dtype,
+            self.config.sampler.temperature,
+            self.config.run.seed,
+            self.assets.model,
         )
 
     @cached_property

@@ -82,6 +82,12 @@ def as_number(answer: str) -> Fraction | None:
     return Fraction(numerator) / Fraction(denominator or "1")
 
 
+def canonical_answer(answer: str) -> str:
+    """A text that is the same for answers of the same value, as far as the verifier sees it: "0.50" and "1/2" are both 1/2."""
+    number = as_number(answer)
+    return normalise(answer) if number is None else str(number)
+
+
 def verify(text: str, gold: str) -> Verdict:
     """Judge a text against a gold answer. Never raises for anything a model can write."""
     answer = extract_answer(text)

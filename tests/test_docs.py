@@ -38,3 +38,20 @@ def test_the_sql_of_the_readme_runs(tmp_path: Path) -> None:
 def test_the_readme_names_real_make_targets() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)) <= targets
+
+
+def test_the_paper_map_names_functions_and_tests_that_exist() -> None:
+    page = (ROOT / "docs" / "paper_map.md").read_text(encoding="utf-8")
+    functions = re.findall(r"`(tapo_core/[\w/]+\.py):([\w.]+)`", page)
+    assert len(functions) > 15
+    for file, name in functions:
+        text = (ROOT / file).read_text(encoding="utf-8")
+        for part in name.split("."):
+            assert re.search(rf"^\s*(?:def|class) {part}\b", text, re.MULTILINE), f"{file}:{name}"
+    for file in re.findall(r"`(tests/[\w/]+\.py)`", page):
+        assert (ROOT / file).is_file(), file
+    keys = set(re.findall(r"`((?:sampler|filter|correction|advantage|token_weight|update|evaluation)\.\w+)", page))
+    reference = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    for key in keys:
+        section, name = key.split(".")
+        assert f"`{name}`" in reference.split(f"## [{section}]", 1)[1].split("\n## ", 1)[0], key

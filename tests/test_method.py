@@ -1,4 +1,4 @@
-"""The formulas, each against an independent slow reference: DCS, DAE, OTS, pass@1, schedule."""
+"""The formulas, each against an independent slow reference: DCS, DAE, OTS, schedule."""
 
 import itertools
 import math
@@ -20,7 +20,6 @@ from tapo_core.difficulty import (
 )
 from tapo_core.records import AdvantageGroup, ParseOutcome, VerificationOutcome
 from tapo_core.schedule import queries_of_iteration
-from tapo_core.statistics import pass_at_1
 from tapo_core.token_weights import ood_token_weights
 
 C, W = VerificationOutcome.CORRECT, VerificationOutcome.WRONG
@@ -148,20 +147,6 @@ def test_ots_off_and_uneven_lists() -> None:
     with pytest.raises(ValueError, match=r"shorter|longer"):
         ood_token_weights([-1.0], [], TokenWeightConfig())
     assert ood_token_weights([0.0], [1e6], TokenWeightConfig()) == [pytest.approx(10.0)]
-
-
-def test_pass_at_1_clusters_by_problem() -> None:
-    always_or_never = [[1.0] * 16, [0.0] * 16] * 15
-    estimate = pass_at_1(always_or_never, 0.95, 4000, seed=1)
-    assert estimate.value == 0.5
-    # 30 problems, not 480 samples: the interval of a fair coin tossed 30 times.
-    assert estimate.low == pytest.approx(0.5 - 1.96 * math.sqrt(0.25 / 30), abs=0.03)
-    assert estimate.high == pytest.approx(0.5 + 1.96 * math.sqrt(0.25 / 30), abs=0.03)
-    assert estimate == pass_at_1(always_or_never, 0.95, 4000, seed=1)
-    with pytest.raises(ValueError, match="at least one"):
-        pass_at_1([], 0.95, 10, seed=1)
-    with pytest.raises(ValueError, match="at least one"):
-        pass_at_1([[]], 0.95, 10, seed=1)
 
 
 @given(st.integers(1, 30), st.integers(1, 10), st.integers(0, 100))

@@ -50,7 +50,9 @@ def _shown(path: Path) -> str:
 
 
 def _print_results(console: Console, config: TapoConfig, picture: Path) -> None:
-    evaluations = sorted(load(config.run_folder, Evaluation, metric="pass@1"), key=lambda e: e.iteration)
+    evaluations = sorted(
+        load(config.run_folder, Evaluation, dataset="held_out", metric="pass@1"), key=lambda e: e.iteration
+    )
     first, last = evaluations[0], evaluations[-1]
     console.rule("Held-out pass@1")
     for name, result in (("before", first), ("after", last)):

@@ -3,12 +3,15 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tapo_core.cli.formats import TableFormat
 from tapo_core.errors import TapoError, UserError
+
+if TYPE_CHECKING:
+    from tapo_core.comparison import PolicyAt
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -64,6 +67,24 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="A policy version: folder of the run, colon, iteration: runs/a:10")],
+    second: Annotated[str, typer.Argument(help="What it is compared with, for example runs/b:10")],
+    dataset: Annotated[str, typer.Option(help="held_out, or a name in evaluation.datasets")] = "held_out",
+) -> None:
+    """Compare the pass@1 of two evaluated policy versions, problem by problem: difference, interval and p-value."""
+    from tapo_core.comparison import CONFIDENCE, compare_policies
+
+    found = compare_policies(_policy_at(first), _policy_at(second), dataset)
+    difference = found.difference
+    typer.echo(
+        f"{first} less {second}: {100 * difference.value:+.1f} points of pass@1, {CONFIDENCE:.0%} interval "
+        f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}, p = {found.p_value:.4f} "
+        f"({found.n_problems} problems of {dataset}, paired)"
+    )
+
+
+@app.command()
 def sql(
     statement: Annotated[str, typer.Argument(help='For example "SELECT * FROM iteration_summary"')],
     run: RunFolder = None,
@@ -89,6 +110,20 @@ def lineage(
 
     found = trace(_run_folder(run), subject_id)
     typer.echo(to_json(found) if as_json else render_tree(found))
+
+
+def _policy_at(text: str) -> "PolicyAt":
+    """``runs/a:10`` as a policy version.
+
+    Raises:
+        UserError: it is not written like that.
+    """
+    from tapo_core.comparison import PolicyAt
+
+    folder, colon, iteration = text.rpartition(":")
+    if not colon or not folder or not iteration.isdecimal():
+        raise UserError(f"{text}: write a policy version as the run's folder, a colon and the iteration: runs/a:10")
+    return PolicyAt(Path(folder), int(iteration))
 
 
 def _run_folder(run: Path | None) -> Path:

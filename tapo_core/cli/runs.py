@@ -13,7 +13,7 @@ from tapo_core.stages.start import check_inputs
 from tapo_core.store import query
 
 EVALUATIONS = """
-SELECT iteration, dataset, metric, value, low, high, confidence, n_queries, n_samples FROM evaluation ORDER BY iteration
+SELECT dataset, metric, value, low, high, n_queries, n_samples FROM evaluation WHERE iteration = {} ORDER BY dataset, metric
 """
 
 
@@ -34,9 +34,9 @@ def train_with_progress(config: TapoConfig, again: str) -> None:
 
 
 def evaluate_with_progress(config: TapoConfig, iteration: int | None) -> None:
-    """Run the evaluate flow and print all evaluations of the run."""
+    """Run the evaluate flow and print what it found."""
     from flows.evaluate import evaluate_policy
 
     with RichReporter(Console(stderr=True), config.run.iterations) as reporter, reporting(reporter):
-        evaluate_policy(config, iteration)
-    print_table(query(config.run_folder, EVALUATIONS), TableFormat.TABLE)
+        evaluated = evaluate_policy(config, iteration)["iteration"]
+    print_table(query(config.run_folder, EVALUATIONS.format(int(evaluated))), TableFormat.TABLE)

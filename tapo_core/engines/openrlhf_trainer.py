@@ -5,12 +5,13 @@ import random
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tapo_core.config import UpdateConfig
 from tapo_core.engines.environment import has_gpu
-from tapo_core.engines.hf import load_model, load_tokenizer
+from tapo_core.engines.hf import load_model, load_tokenizer, response_logprobs
 from tapo_core.engines.openrlhf_runtime import load_optimizer, make_strategy
 from tapo_core.engines.protocols import PolicyRef, StepMetrics, TokenScores, TrainingTrajectory
 from tapo_core.files import fsync_tree, publish_folder
@@ -41,7 +42,8 @@ def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 class OpenRlhfTrainer:
     """`PolicyTrainer` on OpenRLHF and DeepSpeed in this process (see `engines.protocols.PolicyTrainer`)."""
 
-    def __init__(self, config: UpdateConfig, dtype: str, temperature: float, seed: int) -> None:
+    def __init__(self, config: UpdateConfig, dtype: str, temperature: float, seed: int, reference: Path) -> None:
+        """`reference`: the checkpoint that `kl_coefficient` keeps the policy near; loaded only if it is above 0."""
         import importlib.metadata
 
         self.name = f"openrlhf {importlib.metadata.version('openrlhf')}"
@@ -49,6 +51,7 @@ class OpenRlhfTrainer:
         self._dtype = dtype
         self._temperature = temperature
         self._seed = seed
+        self._reference_checkpoint = reference
         self._device = "cuda" if has_gpu() else "cpu"
         self._strategy: Any = None
         self._actor: Any = None
@@ -143,18 +146,39 @@ class OpenRlhfTrainer:
         if self._policy_version_id is None:
             raise RuntimeError("load_policy comes before update")
         self._policy_version_id = None
+        reference = self._reference_logprobs(trajectories)
         self._actor.train()
         steps = []
         for epoch in range(self._config.epochs):
             order = list(range(len(trajectories)))
             random.Random(f"{seed}/{epoch}").shuffle(order)
             for chunk in _deal(order, self._config.minibatches):
-                steps.append(self._step([trajectories[i] for i in chunk]))
+                steps.append(self._step([trajectories[i] for i in chunk], [reference[i] for i in chunk]))
         return steps
 
-    def _step(self, minibatch: Sequence[TrainingTrajectory]) -> StepMetrics:
-        """One optimizer step: L = L_GRPO(original) + lambda * L(constructed), each averaged over its own group."""
+    @cached_property
+    def _reference_model(self) -> "torch.nn.Module":
+        return load_model(self._reference_checkpoint, self._dtype, self._device)
+
+    def _reference_logprobs(self, trajectories: Sequence[TrainingTrajectory]) -> list[list[float]]:
+        """The reference model's log-probabilities of each trajectory's response tokens; nothing if there is no KL term."""
+        if self._config.kl_coefficient == 0.0:
+            return [[] for _ in trajectories]
+        return response_logprobs(
+            self._reference_model,
+            [t.prompt_token_ids for t in trajectories],
+            [t.response_token_ids_T for t in trajectories],
+            self._temperature,
+        )
+
+    def _step(self, minibatch: Sequence[TrainingTrajectory], reference: Sequence[Sequence[float]]) -> StepMetrics:
+        """One optimizer step: L = L_GRPO(original) + lambda * L(constructed), each averaged over its own group.
+
+        With a KL term, each group's loss also has kl_coefficient * k3(policy, reference), averaged in the same way.
+        """
         from openrlhf.models import PolicyLoss
+        from openrlhf.models.loss import aggregate_loss
+        from openrlhf.models.utils import compute_approx_kl
 
         loss_function = PolicyLoss(
             clip_eps_low=self._config.clip_low,
@@ -193,6 +217,20 @@ class OpenRlhfTrainer:
                 loss, clipped, kl, _, _ = loss_function(
                     logprobs, old, advantage, action_mask=chosen, dp_size=self._strategy.world_size, **totals[group]
                 )
+                if self._config.kl_coefficient > 0.0:
+                    distance = aggregate_loss(
+                        compute_approx_kl(
+                            logprobs, self._spread([reference[i] for i in batch], response), kl_estimator="k3"
+                        ),
+                        chosen,
+                        token_level_loss=self._config.loss_aggregation == "token",
+                        dp_size=self._strategy.world_size,
+                        **totals[group],
+                    )
+                    metrics[f"reference_kl/{group}"] = metrics.get(f"reference_kl/{group}", 0.0) + float(
+                        distance.detach()
+                    )
+                    loss = loss + self._config.kl_coefficient * distance
                 part = scale[group] * loss
                 total = part if total is None else total + part
                 metrics[f"loss/{group}"] += float(loss.detach())

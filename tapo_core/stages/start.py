@@ -1,6 +1,7 @@
 """Stage 0: the run, its configuration, its queries and the initial policy enter the store."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import tapo_core
 from tapo_core.data import load_queries
@@ -15,7 +16,9 @@ STAGE = "start"
 
 
 def check_inputs(session: Session) -> list[Query]:
-    """The run's queries, after everything that a person can get wrong was looked at. Writes nothing.
+    """The run's queries, after everything that a person can get wrong was looked at.
+
+    Writes nothing, but for bringing the store of a run that exists up to the present version.
 
     Raises:
         ConfigError: a run of this name exists with another configuration.
@@ -25,9 +28,12 @@ def check_inputs(session: Session) -> list[Query]:
     config = session.config
     check_folder(session.folder)
     if (session.folder / "store").exists():
+        session.open_store()
         _refuse_other_configuration(session)
     queries = []
-    for split, path in (("train", session.assets.train), ("held_out", session.assets.held_out)):
+    files = {"train": session.assets.train, "held_out": session.assets.held_out}
+    files |= {name: Path(path) for name, path in config.evaluation.datasets.items()}
+    for split, path in files.items():
         queries += load_queries(path, split, session.run_id, config.data.instruction)
     n_train = sum(query.split == "train" for query in queries)
     if n_train < config.data.queries_per_iteration:

@@ -1,12 +1,14 @@
 """Whole iterations on real vLLM, real OpenRLHF, real DuckDB and Prefect; nothing is mocked."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from flows.evaluate import evaluate_policy
 from flows.train import train
+from tapo_core.comparison import PolicyAt, compare_policies
 from tapo_core.config import TapoConfig
 from tapo_core.engines.vllm_sampler import VllmSampler
 from tapo_core.errors import ConfigError, TransientError, UserError
@@ -15,6 +17,7 @@ from tapo_core.progress import reporting
 from tapo_core.records import (
     Advantage,
     Correction,
+    ErrorLocation,
     Evaluation,
     ParseOutcome,
     PolicyVersion,
@@ -106,13 +109,27 @@ def test_an_iteration_end_to_end_and_the_same_again(configure: Configure) -> Non
     metrics = {(m.iteration, m.name): m.value for m in load(folder, UpdateMetric)}
     assert metrics[1, "grad_norm"] > 0.0
     assert metrics[2, "sampler_mismatch/max"] < 1e-3
+    curves = query(folder, "SELECT * FROM training_curves ORDER BY iteration").to_dict("records")
+    assert [row["iteration"] for row in curves] == [1, 2]
+    lengths = [r.n_tokens for r in rollouts if r.iteration == 2]
+    assert curves[1]["response_length"] == pytest.approx(sum(lengths) / len(lengths))
+    assert curves[1]["loss"] == pytest.approx(metrics[2, "loss"])
+    assert curves[1]["grad_norm"] == pytest.approx(metrics[2, "grad_norm"])
+    steps = [
+        e.step / (e.n_steps - 1)
+        for e in load(folder, ErrorLocation, iteration=1, method="construction")
+        if e.step is not None and e.n_steps > 1
+    ]
+    assert curves[0]["located_at"] == pytest.approx(sum(steps) / len(steps))
     why = query(folder, "SELECT count(*) AS n FROM why_in_batch")
     assert int(why.n[0]) == len(load(folder, Advantage))
 
     again = configure("second", "run.iterations=2")
     train(again)
     assert trajectories(again) == trajectories(config)
-    assert [e.value for e in load(folder, Evaluation)] == [e.value for e in load(again.run_folder, Evaluation)]
+    assert sorted((e.iteration, e.metric, e.value) for e in load(folder, Evaluation)) == sorted(
+        (e.iteration, e.metric, e.value) for e in load(again.run_folder, Evaluation)
+    )
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped_bit_for_bit(configure: Configure) -> None:
@@ -153,9 +170,10 @@ def test_ablations_of_the_update_are_one_key_each(configure: Configure) -> None:
     folder = config.run_folder
     advantages = load(folder, Advantage)
     assert {a.scope for a in advantages} == {"merged"}
-    groups = {a.query_id: a.group_size for a in advantages if a.advantage_group == "constructed"}
-    assert groups, "the small model should manage at least one construction"
-    assert all(size > 8 for size in groups.values())  # K originals and the constructions
+    assert {a.advantage_group for a in advantages} == {"original", "constructed"}
+    # One group a query: its originals and its constructions.
+    sizes = Counter(a.query_id for a in advantages)
+    assert {a.query_id: a.group_size for a in advantages} == dict(sizes)
     corrections = {c.correction_id: c for c in load(folder, Correction)}
     for row in load(folder, TokenWeight):
         end = corrections[row.subject_id].prefix_token_end
@@ -163,11 +181,19 @@ def test_ablations_of_the_update_are_one_key_each(configure: Configure) -> None:
         assert row.weights_T == [0.0] * end + [1.0] * (len(row.logprobs_T) - end)
 
 
-def test_any_policy_version_can_be_evaluated(configure: Configure) -> None:
-    config = configure("evaluated", 'method="grpo"', "evaluation.samples=1", "run.iterations=2")
+def test_any_policy_version_can_be_evaluated_on_any_benchmark(configure: Configure, tmp_path: Path) -> None:
+    more = tmp_path / "more.jsonl"
+    more.write_text('{"problem": "Start with 7. Add 2. What is the result?", "answer": "9"}\n')
+    benchmark = f'evaluation.datasets={{more="{more}"}}'
+    config = configure("evaluated", 'method="grpo"', "evaluation.samples=1", "run.iterations=2", benchmark)
     train(config)
     evaluate_policy(config, 1)
-    assert [e.iteration for e in sorted(load(config.run_folder, Evaluation), key=lambda e: e.iteration)] == [0, 1, 2]
+    found = load(config.run_folder, Evaluation, metric="pass@1")
+    assert sorted((e.iteration, e.dataset) for e in found) == [(i, d) for i in (0, 1, 2) for d in ("held_out", "more")]
+    version = PolicyAt(config.run_folder, 1)
+    assert compare_policies(version, version, "more").p_value == 1.0
+    with pytest.raises(UserError, match="was not evaluated on 'held_out'"):
+        compare_policies(PolicyAt(config.run_folder, 3), version, "held_out")
     with pytest.raises(UserError, match="no policy version 7; there are 0 to 2"):
         evaluate_policy(config, 7)
 

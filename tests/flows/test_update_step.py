@@ -55,9 +55,12 @@ def logprobs_of(model: torch.nn.Module, trajectory: TrainingTrajectory) -> list[
 
 
 def reference_loss(
-    model: torch.nn.Module, trajectories: Sequence[TrainingTrajectory], config: UpdateConfig
+    model: torch.nn.Module,
+    trajectories: Sequence[TrainingTrajectory],
+    config: UpdateConfig,
+    initial: torch.nn.Module | None = None,
 ) -> torch.Tensor:
-    """L_GRPO(original) + lambda * L(constructed), each token by the clipped objective times its OTS weight."""
+    """L_GRPO(original) + lambda * L(constructed), each token by the clipped objective times its OTS weight, plus the KL term."""
     total = torch.zeros((), dtype=torch.float64)
     for group, scale in ((AdvantageGroup.ORIGINAL, 1.0), (AdvantageGroup.CONSTRUCTED, config.lambda_constructed)):
         sequences = []
@@ -66,15 +69,19 @@ def reference_loss(
                 continue
             terms = []
             new = logprobs_of(model, trajectory)
-            for logprob, old, weight in zip(new, trajectory.old_logprobs_T, trajectory.weights_T, strict=True):
+            with torch.no_grad():
+                base = logprobs_of(initial or model, trajectory)
+            tokens = zip(new, trajectory.old_logprobs_T, trajectory.weights_T, base, strict=True)
+            for logprob, old, weight, reference in tokens:
                 ratio = torch.exp(logprob - old)
                 clipped = torch.clamp(ratio, 1 - config.clip_low, 1 + config.clip_high)
                 gain = weight * trajectory.advantage
-                terms.append(-torch.minimum(ratio * gain, clipped * gain))
+                kl = torch.exp(reference - logprob) - 1 + logprob - reference  # k3
+                terms.append(-torch.minimum(ratio * gain, clipped * gain) + config.kl_coefficient * kl)
             sequences.append(terms)
         if config.loss_aggregation == "token":
-            tokens = [term for terms in sequences for term in terms]
-            total = total + scale * sum(tokens) / len(tokens) if tokens else total
+            flat = [term for terms in sequences for term in terms]
+            total = total + scale * sum(flat) / len(flat) if flat else total
         elif sequences:
             total = total + scale * sum(sum(terms) / len(terms) for terms in sequences) / len(sequences)
     return total
@@ -136,11 +143,12 @@ def test_the_reference_gradient_against_finite_differences(checkpoint: Path, agg
     {},
     {"loss_aggregation": "sequence", "lambda_constructed": 0.3, "clip_high": 0.28},
     {"epochs": 2, "minibatches": 3, "weight_decay": 0.1, "max_grad_norm": 0.05},
+    {"epochs": 3, "kl_coefficient": 0.5, "lambda_constructed": 2.0},
 ])  # fmt: skip
 def test_openrlhf_takes_the_same_steps_as_the_reference(checkpoint: Path, keys: dict[str, object]) -> None:
     config = UpdateConfig.model_validate({"learning_rate": RATE, "warmup_steps": 0, "micro_batch_tokens": 24, **keys})
     trajectories = made_up_trajectories(checkpoint, 12)
-    trainer = OpenRlhfTrainer(config, "float32", TEMPERATURE, seed=0)
+    trainer = OpenRlhfTrainer(config, "float32", TEMPERATURE, seed=0, reference=checkpoint)
     trainer.load_policy(PolicyRef("p", checkpoint, optimizer=None, optimizer_digest=None))
     reports = trainer.update(trajectories, seed=5)
 
@@ -157,7 +165,8 @@ def test_openrlhf_takes_the_same_steps_as_the_reference(checkpoint: Path, keys: 
         size = -(-len(order) // config.minibatches)
         for start in range(0, len(order), size):
             optimizer.zero_grad()
-            loss = reference_loss(model, [trajectories[i] for i in order[start : start + size]], config)
+            chunk = [trajectories[i] for i in order[start : start + size]]
+            loss = reference_loss(model, chunk, config, double(checkpoint))
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
             assert reports[number].values["loss"] == pytest.approx(loss.item(), abs=1e-5)

@@ -29,7 +29,7 @@ def _applied(connection: duckdb.DuckDBPyConnection) -> list[tuple[int, str]]:
 def test_fresh_database_gets_every_migration_once(connection: duckdb.DuckDBPyConnection) -> None:
     apply_migrations(connection, shipped_migrations())
     apply_migrations(connection, shipped_migrations())
-    assert _applied(connection) == [(1, "trajectory_store"), (2, "views")]
+    assert _applied(connection) == [(1, "trajectory_store"), (2, "views"), (3, "training_curves")]
 
 
 def test_numbers_have_no_gap() -> None:
@@ -52,10 +52,11 @@ def test_newer_database_is_refused(connection: duckdb.DuckDBPyConnection) -> Non
 
 def test_failing_migration_leaves_nothing(connection: duckdb.DuckDBPyConnection) -> None:
     apply_migrations(connection, shipped_migrations())
-    bad = Migration(3, "bad", "CREATE TABLE half (i INTEGER); INSERT INTO nowhere VALUES (1);")
+    last = len(shipped_migrations())
+    bad = Migration(last + 1, "bad", "CREATE TABLE half (i INTEGER); INSERT INTO nowhere VALUES (1);")
     with pytest.raises(duckdb.CatalogException):
         apply_migrations(connection, [*shipped_migrations(), bad])
-    assert [version for version, _ in _applied(connection)] == [1, 2]
+    assert [version for version, _ in _applied(connection)] == list(range(1, last + 1))
     assert connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'half'").fetchone() == (0,)
 
 

@@ -1,0 +1,62 @@
+"""Two policy versions, of one run or of two, on the problems that both were evaluated on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tapo_core.errors import UserError
+from tapo_core.ids import derive_seed
+from tapo_core.records import Query, Rollout, RolloutKind, SubjectKind, Verification
+from tapo_core.statistics import Comparison, compare
+from tapo_core.store import load
+
+CONFIDENCE, RESAMPLES = 0.95, 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyAt:
+    """The policy version that came out of an iteration of a run."""
+
+    run_folder: Path
+    iteration: int
+
+
+def compare_policies(first: PolicyAt, second: PolicyAt, dataset: str) -> Comparison:
+    """pass@1 of the first less that of the second, paired by problem (see `statistics.compare`).
+
+    Raises:
+        UserError: one of them was not evaluated on the data set, or they share no problem of it.
+    """
+    rates = [_rates(policy, dataset) for policy in (first, second)]
+    shared = sorted(rates[0].keys() & rates[1].keys())
+    if not shared:
+        raise UserError(
+            f"{first.run_folder} and {second.run_folder} were evaluated on different problems of {dataset!r}: nothing to compare"
+        )
+    seed = derive_seed(0, 0, "compare", dataset)
+    return compare(
+        [rates[0][problem] for problem in shared],
+        [rates[1][problem] for problem in shared],
+        CONFIDENCE,
+        RESAMPLES,
+        seed,
+    )
+
+
+def _rates(policy: PolicyAt, dataset: str) -> dict[str, float]:
+    """Share of correct samples by problem, named by its content; unknown verdicts are left out."""
+    folder, iteration = policy.run_folder, policy.iteration
+    contents = {q.query_id: q.content_sha256 for q in load(folder, Query, split=dataset)}
+    rewards = {
+        verdict.subject_id: verdict.reward
+        for verdict in load(folder, Verification, iteration=iteration, subject_kind=SubjectKind.ROLLOUT)
+    }
+    found: dict[str, list[float]] = {}
+    for rollout in load(folder, Rollout, iteration=iteration, kind=RolloutKind.EVALUATION):
+        reward = rewards.get(rollout.rollout_id)
+        if rollout.query_id in contents and reward is not None:
+            found.setdefault(contents[rollout.query_id], []).append(reward)
+    if not found:
+        raise UserError(
+            f"{folder}: policy version {iteration} was not evaluated on {dataset!r}; run `tapo eval` with --iteration {iteration}"
+        )
+    return {problem: sum(values) / len(values) for problem, values in found.items()}
