@@ -89,7 +89,7 @@ class SamplerConfig(_Section):
 class CorrectionConfig(_Section):
     """Stage 4, diagnose and correct. Off when method = "grpo"."""
 
-    template: str = "micro_reflective_short_v1"
+    template: str = "micro_reflective_short_v2"
     """Prompt template: a file of tapo_core/prompts without its suffix. Its name and digest are stored with every row."""
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0

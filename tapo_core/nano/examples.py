@@ -9,13 +9,13 @@ to come: a policy gains by making fewer slips, or by noticing more of them, and 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Literal
 
 from tapo_core.nano.families import get_family, sample_in_split
 from tapo_core.nano.task import Problem, answer_line
+from tapo_core.prompts import Template, load_template
 
-CONSTRUCTION_PROMPT = "micro_reflective_short_v1"
+CONSTRUCTION_PROMPT = "micro_reflective_short_v2"
 
 Kind = Literal["attempt", "construction"]
 
@@ -41,15 +41,9 @@ class Shares:
     construction: float
 
 
-def construction_template() -> str:
-    """The text of the prompt that asks for a construction, with {query}, {wrong} and {reference} to fill in."""
-    return (files("tapo_core.prompts") / f"{CONSTRUCTION_PROMPT}.txt").read_text(encoding="utf-8")
-
-
-def render_construction_prompt(template: str, query: str, wrong: str, reference: str) -> str:
-    """The template, filled in. Braces inside the texts are safe (they are never read as fields)."""
-    # The query goes last: it is the one text here that was not written by a model, and the least likely to hold a field.
-    return template.replace("{wrong}", wrong).replace("{reference}", reference).replace("{query}", query)
+def construction_template() -> Template:
+    """The prompt that asks for a construction: the one that the pipeline asks with."""
+    return load_template(CONSTRUCTION_PROMPT)
 
 
 def construction_output(analysis: str, reconstruction: Sequence[str]) -> str:
@@ -58,7 +52,9 @@ def construction_output(analysis: str, reconstruction: Sequence[str]) -> str:
     return f"<analysis>{analysis}</analysis>\n<reconstruction>{body}</reconstruction>"
 
 
-def construction_example(problem: Problem, wrong: Sequence[str], reference: Sequence[str], template: str) -> Example:
+def construction_example(
+    problem: Problem, wrong: Sequence[str], reference: Sequence[str], template: Template
+) -> Example:
     """The construction task for a wrong attempt.
 
     Raises:
@@ -70,14 +66,14 @@ def construction_example(problem: Problem, wrong: Sequence[str], reference: Sequ
         raise ValueError("the wrong attempt has no wrong step")
     return Example(
         "construction",
-        render_construction_prompt(template, problem.text, "\n".join(wrong), "\n".join(reference)),
+        template.render(problem.text, "\n".join(wrong), "\n".join(reference)),
         construction_output(
             family.describe_error(problem, wrong, index), family.reconstruct(problem, wrong, index).steps()
         ),
     )
 
 
-def sample_example(mix: Sequence[tuple[str, int]], shares: Shares, template: str, rng: random.Random) -> Example:
+def sample_example(mix: Sequence[tuple[str, int]], shares: Shares, template: Template, rng: random.Random) -> Example:
     """A random example on a problem of the training split."""
     name, level = rng.choice(mix)
     problem = sample_in_split(get_family(name), level, rng, "train")

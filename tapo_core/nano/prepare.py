@@ -7,7 +7,6 @@ a folder with the right name is whole; a lock keeps two processes from building 
 
 import fcntl
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tapo_core.files import fsync_tree
 from tapo_core.ids import digest, sha256_text, tree_digest
 from tapo_core.nano.config import NanoConfig
 from tapo_core.nano.examples import construction_template
@@ -43,7 +43,7 @@ class NanoAssets:
 
 def assets_digest(config: NanoConfig) -> str:
     """The digest under which `prepare` caches a configuration."""
-    return digest([RECIPE_VERSION, config.model_dump(mode="json"), sha256_text(construction_template())])
+    return digest([RECIPE_VERSION, config.model_dump(mode="json"), construction_template().sha256])
 
 
 def prepare(config: NanoConfig, cache_root: Path, progress: Progress | None = None) -> NanoAssets:
@@ -109,9 +109,7 @@ def _build(config: NanoConfig, name: str, folder: Path, progress: Progress | Non
         },
     }
     (folder / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-    for path in folder.rglob("*"):
-        if path.is_file():
-            _flush(path)
+    fsync_tree(folder)  # or the rename could publish a file that a crash still empties
 
 
 def _load(folder: Path) -> NanoAssets | None:
@@ -131,15 +129,6 @@ def _content_digest(folder: Path) -> str:
     """Over everything that was built, the metadata apart."""
     queries = [sha256_text((folder / file).read_text(encoding="utf-8")) for file in (_TRAIN, _HELD_OUT)]
     return digest([tree_digest(folder / _MODEL), *queries])
-
-
-def _flush(path: Path) -> None:
-    """Force a file to the disk, so that the rename never publishes a file that a crash can still empty."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
