@@ -24,6 +24,21 @@ _WORDS = re.compile(r"[^\W\d_]{2,}")
 _LEAK = re.compile(
     r"\b(?:reference|(?:correct|other|second|given) (?:attempt|solution|rollout)|wrong attempt)\b", re.IGNORECASE
 )
+_ELLIPSIS = re.compile(r"\s*[\[(]?(?:\.{3,}|\u2026|\\l?dots)[\])]?\s*")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_DECORATION = re.compile(r"\\[()\[\]]|\$+|\\(?:left|right|displaystyle)(?![A-Za-z])|\\[,;:! ]")
+#: Characters above which a step is only compared as a whole: looking for parts takes time with the square of the length.
+_LONGEST = 4000
+#: What is left of a step with something missing must be at least this share of it.
+_LEAST_PIECE = 0.4
+#: Words with which a diagnosis speaks of an error or turns around. Without one, a step is a step: perhaps of another rollout.
+_CUES = re.compile(
+    r"\b(?:wait|hmm|hold on|actually|oops|no|not|never|cannot|wrong|incorrect|invalid|error|mistake|mistaken|miscalculat\w+|"
+    r"should|instead|however|but|forgot|missed|overlooked|let me|let's|let us|correct(?:ing|ion|ed)?|"
+    r"re-?(?:do|check|calculat|comput|consider|examin|evaluat|read|visit)\w*|double-check|"
+    r"too (?:small|large|big|many|few))\b|n't\b",
+    re.IGNORECASE,
+)
 #: A diagnosis is a sentence: at least this many words of two letters or more.
 MIN_DIAGNOSIS_WORDS = 3
 
@@ -71,16 +86,16 @@ def parse_construction(
         sections[tag] = found[0].strip()
     analysis = sections["analysis"]
     steps, wrong_steps = split_steps(sections["reconstruction"]), split_steps(wrong_text)
-    kept, score = _match_prefix(steps, wrong_steps, min_prefix_match)
+    read, kept, score = _match_prefix(steps, wrong_steps, min_prefix_match)
     if kept == 0:
         return Construction(ParseOutcome.PREFIX_MISMATCH, "the first step is not the wrong rollout's", analysis)
     char_end = wrong_steps[kept - 1].char_end
-    rest = steps[kept:]
+    rest = steps[read:]
     if not rest:
         outcome = ParseOutcome.NO_ERROR_LEFT if kept == len(wrong_steps) else ParseOutcome.NO_CORRECTION
         return Construction(outcome, "nothing follows the prefix", analysis, kept, char_end, score)
     diagnosis = rest[0].text.strip()
-    if len(_WORDS.findall(diagnosis)) < MIN_DIAGNOSIS_WORDS:
+    if len(_WORDS.findall(diagnosis)) < MIN_DIAGNOSIS_WORDS or not _CUES.search(diagnosis):
         detail = f"the prefix is followed by {diagnosis[:80]!r}"
         return Construction(ParseOutcome.NO_DIAGNOSIS, detail, analysis, kept, char_end, score)
     correction = sections["reconstruction"][rest[0].char_end :].strip("\n")
@@ -93,20 +108,56 @@ def parse_construction(
     return Construction(outcome, said, analysis, kept, char_end, score, diagnosis, correction)
 
 
-def _match_prefix(steps: Sequence[Step], wrong: Sequence[Step], min_score: float) -> tuple[int, float]:
-    """How many leading steps are the wrong rollout's, and the least similarity among them (0-100).
+def _match_prefix(steps: Sequence[Step], wrong: Sequence[Step], min_score: float) -> tuple[int, int, float]:
+    """How many leading steps transcribe the wrong rollout, how many of its steps they cover, and the least similarity (0-100).
 
-    Numbers must be equal: a transcription that silently repairs the error (13 -> 14) is similar, and not the same step.
+    A transcription may skip a step, or many where it writes an ellipsis: what counts is where it arrives, since the prefix
+    itself is taken from the rollout.
     """
-    kept, worst = 0, 100.0
-    for step, original in zip(steps, wrong, strict=False):
-        if _NUMBERS.findall(step.text) != _NUMBERS.findall(original.text):
+    read, kept, worst, gap = 0, 0, 100.0, False
+    for index, step in enumerate(steps):
+        if _ELLIPSIS.fullmatch(step.text.strip()):
+            gap = True
+            continue
+        reach = len(wrong) if gap else min(len(wrong), kept + 2)
+        scores = ((place, _similarity(step.text, wrong[place].text)) for place in range(kept, reach))
+        found = next(((place, score) for place, score in scores if score >= min_score), None)
+        if found is None:
             break
-        score = fuzz.ratio(" ".join(step.text.split()), " ".join(original.text.split()))
-        if score < min_score:
-            break
-        kept, worst = kept + 1, min(worst, score)
-    return kept, worst
+        read, kept, worst, gap = index + 1, found[0] + 1, min(worst, found[1]), False
+    return read, kept, worst
+
+
+def _similarity(transcribed: str, original: str) -> float:
+    """0-100, white space and LaTeX decorations apart; a sentence may be missing, or be cut short by an ellipsis.
+
+    Numbers must be the original's, in its order: a transcription that silently repairs the error (13 -> 14) is similar, and
+    not the same step. Only a text that lacks a part may lack numbers, and without an ellipsis not the last: there the claim is.
+    """
+    said, meant = _plain(transcribed), _plain(original)
+    numbers, expected = _NUMBERS.findall(said), _NUMBERS.findall(meant)
+    whole = fuzz.ratio(said, meant) if numbers == expected else 0.0
+    if max(len(said), len(meant)) > _LONGEST:
+        return whole
+    parts = [part.strip() for part in _ELLIPSIS.split(said) if part.strip()]
+    cut = len(parts) > 1
+    if not cut:
+        parts = _SENTENCE_END.split(said)
+    if (not cut and numbers[-1:] != expected[-1:]) or sum(len(part) for part in parts) < _LEAST_PIECE * len(meant):
+        return whole
+    # Every part must stand in the original, one after the other, with the numbers that stand there.
+    at, least = 0, 100.0
+    for part in parts:
+        place = fuzz.partial_ratio_alignment(part, meant[at:])
+        if place is None or _NUMBERS.findall(part) != _NUMBERS.findall(meant[at:][place.dest_start : place.dest_end]):
+            return whole
+        at, least = at + place.dest_end, min(least, place.score)
+    return max(whole, least)
+
+
+def _plain(text: str) -> str:
+    """A text without what a transcription may change: white space, math delimiters, and LaTeX that only sets size."""
+    return " ".join(_DECORATION.sub(" ", text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")).split())
 
 
 def constructed_tokens(
