@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from prefect.artifacts import Artifact
 
 from flows.evaluate import evaluate_policy
 from flows.train import train
@@ -190,6 +191,8 @@ def test_any_policy_version_can_be_evaluated_on_any_benchmark(configure: Configu
     evaluate_policy(config, 1)
     found = load(config.run_folder, Evaluation, metric="pass@1")
     assert sorted((e.iteration, e.dataset) for e in found) == [(i, d) for i in (0, 1, 2) for d in ("held_out", "more")]
+    artifact = Artifact.get("evaluation-evaluated")
+    assert "| more | pass@1 | " in str(getattr(artifact, "data", None))
     version = PolicyAt(config.run_folder, 1)
     assert compare_policies(version, version, "more").p_value == 1.0
     with pytest.raises(UserError, match="was not evaluated on 'held_out'"):
