@@ -7,7 +7,7 @@ from tapo_core.errors import UserError
 from tapo_core.ids import derive_seed
 from tapo_core.records import Query, Rollout, RolloutKind, SubjectKind, Verification
 from tapo_core.statistics import Comparison, compare
-from tapo_core.store import load
+from tapo_core.store import StoreReader
 
 CONFIDENCE, RESAMPLES = 0.95, 10_000
 
@@ -45,13 +45,17 @@ def compare_policies(first: PolicyAt, second: PolicyAt, dataset: str) -> Compari
 def _rates(policy: PolicyAt, dataset: str) -> dict[str, float]:
     """Share of correct samples by problem, named by its content; unknown verdicts are left out."""
     folder, iteration = policy.run_folder, policy.iteration
-    contents = {q.query_id: q.content_sha256 for q in load(folder, Query, split=dataset)}
-    rewards = {
-        verdict.subject_id: verdict.reward
-        for verdict in load(folder, Verification, iteration=iteration, subject_kind=SubjectKind.ROLLOUT)
-    }
+    reader = StoreReader(folder)
+    try:
+        queries = reader.load(Query, split=dataset)
+        verdicts = reader.load(Verification, iteration=iteration, subject_kind=SubjectKind.ROLLOUT)
+        rollouts = reader.load(Rollout, iteration=iteration, kind=RolloutKind.EVALUATION)
+    finally:
+        reader.release()
+    contents = {query.query_id: query.content_sha256 for query in queries}
+    rewards = {verdict.subject_id: verdict.reward for verdict in verdicts}
     found: dict[str, list[float]] = {}
-    for rollout in load(folder, Rollout, iteration=iteration, kind=RolloutKind.EVALUATION):
+    for rollout in rollouts:
         reward = rewards.get(rollout.rollout_id)
         if rollout.query_id in contents and reward is not None:
             found.setdefault(contents[rollout.query_id], []).append(reward)

@@ -6,12 +6,17 @@ from tapo_core.records import Evaluation
 from tapo_core.store import load, query
 
 
+def held_out_pass_at_1(run_folder: Path) -> list[Evaluation]:
+    """pass@1 on the held-out queries of every policy version that was evaluated, by iteration."""
+    return sorted(load(run_folder, Evaluation, dataset="held_out", metric="pass@1"), key=lambda e: e.iteration)
+
+
 def learning_curve(run_folder: Path, picture: Path) -> Path:
     """Draw training accuracy by iteration and held-out pass@1 with its intervals; returns the picture's path."""
     from matplotlib.figure import Figure
 
     summary = query(run_folder, "SELECT iteration, accuracy FROM iteration_summary ORDER BY iteration")
-    evaluations = sorted(load(run_folder, Evaluation, dataset="held_out", metric="pass@1"), key=lambda e: e.iteration)
+    evaluations = held_out_pass_at_1(run_folder)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(summary.iteration, summary.accuracy, color="tab:gray", label="training rollouts (before each update)")

@@ -9,8 +9,8 @@ import flows
 from tapo_core.cli.runs import train_with_progress
 from tapo_core.cli.show import print_trajectory
 from tapo_core.config import TapoConfig, load_config
-from tapo_core.plots import learning_curve
-from tapo_core.records import Correction, Evaluation, ParseOutcome, SubjectKind, Verification, VerificationOutcome
+from tapo_core.plots import held_out_pass_at_1, learning_curve
+from tapo_core.records import Correction, ParseOutcome, SubjectKind, Verification, VerificationOutcome
 from tapo_core.store import lineage, load, render_tree
 
 CONFIG = Path(flows.__file__).resolve().parents[1] / "configs" / "nano_tapo.toml"
@@ -50,9 +50,7 @@ def _shown(path: Path) -> str:
 
 
 def _print_results(console: Console, config: TapoConfig, picture: Path) -> None:
-    evaluations = sorted(
-        load(config.run_folder, Evaluation, dataset="held_out", metric="pass@1"), key=lambda e: e.iteration
-    )
+    evaluations = held_out_pass_at_1(config.run_folder)
     first, last = evaluations[0], evaluations[-1]
     console.rule("Held-out pass@1")
     for name, result in (("before", first), ("after", last)):

@@ -1,6 +1,6 @@
 """What the terminal shows: tables, and a constructed trajectory in colour. Model text is printed as text, never as markup."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas
@@ -33,10 +33,8 @@ def print_table(frame: pandas.DataFrame, output: TableFormat) -> None:
     rows = [[printable(_cell(value)) for value in row] for row in frame.itertuples(index=False)]
     names = [str(name) for name in frame.columns]
     console = Console()
-    widths = [
-        max(len(line) for cell in (name, *column) for line in cell.split("\n"))
-        for name, column in _columns(names, rows)
-    ]
+    columns = zip(names, *rows, strict=True)
+    widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in columns]
     if not console.is_terminal:
         console = Console(width=sum(widths) + 3 * len(widths) + 1)
     if sum(min(width, _READABLE) + 3 for width in widths) > console.width:
@@ -49,11 +47,6 @@ def print_table(frame: pandas.DataFrame, output: TableFormat) -> None:
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
-
-
-def _columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[tuple[str, list[str]]]:
-    for index, name in enumerate(names):
-        yield name, [row[index] for row in rows]
 
 
 def _print_records(console: Console, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

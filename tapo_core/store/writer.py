@@ -123,15 +123,6 @@ class StoreWriter:
             append_to_ledger(self._ledger, [commit])
             return commit
 
-    def stage(self, run_id: str, iteration: int, stage: str) -> StageCommit | None:
-        """The commit of one stage, or None when it was not made.
-
-        Raises:
-            UserError, TransientError, IntegrityError: see `commit_stage`.
-        """
-        with self._open() as connection:
-            return find_commit(connection, run_id, iteration, stage)
-
     def commits(self, run_id: str) -> list[StageCommit]:
         """All commits of a run, in the order they were made.
 

@@ -32,7 +32,7 @@ from small_run import (
 from tapo_core.errors import IntegrityError, StoreLockedError, TransientError, UserError
 from tapo_core.ids import deterministic_id
 from tapo_core.records import Query, Rollout, RolloutTokens, TokenWeight, VerificationOutcome
-from tapo_core.store import StoreWriter, content_digest, load, open_reader, verified_commits
+from tapo_core.store import StageCommit, StoreReader, StoreWriter, content_digest, load, open_reader, verified_commits
 from tapo_core.store.connection import database_path, ledger_path
 from tapo_core.store.tables import TABLES
 
@@ -55,6 +55,14 @@ def _edit(run_folder: Path, sql: str) -> None:
         connection.execute(sql)
 
 
+def stage_of(folder: Path, iteration: int, stage: str) -> StageCommit | None:
+    reader = StoreReader(folder)
+    try:
+        return reader.stage(RUN_ID, iteration, stage)
+    finally:
+        reader.release()
+
+
 def test_commit_says_what_it_wrote(tmp_path: Path) -> None:
     build_small_run(tmp_path, 1)
     made = commit(tmp_path, stages()[1])
@@ -63,9 +71,9 @@ def test_commit_says_what_it_wrote(tmp_path: Path) -> None:
     assert made.content_digest == content_digest(sample_records())
     writer = StoreWriter(tmp_path)
     first, second = writer.commits(RUN_ID)
-    assert second == made == writer.stage(RUN_ID, 1, "sample")
+    assert second == made == stage_of(tmp_path, 1, "sample")
     assert (first.seq, first.previous_digest, second.previous_digest) == (1, None, first.chain_digest)
-    assert writer.stage(RUN_ID, 2, "sample") is None
+    assert stage_of(tmp_path, 2, "sample") is None
     assert [(line["seq"], line["chain_digest"]) for line in _ledger(tmp_path)] == [
         (1, first.chain_digest),
         (2, second.chain_digest),
@@ -84,7 +92,7 @@ def test_second_commit_of_a_stage_writes_nothing(tmp_path: Path) -> None:
     build_small_run(tmp_path, 2)
     before = _row_counts(tmp_path)
     again = commit(tmp_path, stages()[1])
-    assert again == StoreWriter(tmp_path).stage(RUN_ID, 1, "sample")
+    assert again == stage_of(tmp_path, 1, "sample")
     assert _row_counts(tmp_path) == before
     assert len(_ledger(tmp_path)) == 2
 
@@ -217,7 +225,8 @@ def test_ledger_gets_what_a_crash_kept_out_of_it(tmp_path: Path) -> None:
     lines = whole.splitlines(keepends=True)
     for left in ("".join(lines[:2]), "".join(lines[:2]) + lines[2][:20], ""):
         ledger_path(tmp_path).write_text(left)
-        assert StoreWriter(tmp_path).stage(RUN_ID, 1, "verify") is not None
+        StoreWriter(tmp_path).migrate()
+        assert stage_of(tmp_path, 1, "verify") is not None
         assert ledger_path(tmp_path).read_text() == whole
 
 
