@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from tapo_core.errors import ConfigError
 from tapo_core.ids import digest
 from tapo_core.nano.config import NanoConfig
+from tapo_core.prompts import SHORT
 
 NANO = "nano"  #: in place of a path: the built-in model or data, made from the [nano] section
 
@@ -86,24 +87,49 @@ class SamplerConfig(_Section):
     float32 agrees to 1e-5; for bfloat16 set 0.3."""
 
 
+class LocateErrorConfig(_Section):
+    """Stage 3, locate error. Each method leaves its own row for each candidate."""
+
+    methods: tuple[Literal["arithmetic", "task", "policy", "continuation"], ...] = ("arithmetic",)
+    """arithmetic checks equations exactly; task knows the rules of the built-in tasks; policy asks the policy itself, beside a
+    correct sibling; continuation samples on from before and after each step near what an earlier method found. The first method
+    that finds a step gives the construction its hint. The construction's own finding is always stored as method
+    "construction"."""
+    template: str = SHORT["locate_error"]
+    """policy: prompt template, a file of tapo_core/prompts without its suffix."""
+    votes: PositiveInt = 5
+    """policy: times it is asked about each candidate."""
+    temperature: Annotated[float, Field(gt=0.0)] = 0.7
+    max_new_tokens: PositiveInt = 64
+    continuations: PositiveInt = 8
+    """continuation: samples of each prefix."""
+    continuation_temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    window: Annotated[int, Field(ge=0)] = 1
+    """continuation: steps on either side of the earlier finding that are checked as well."""
+
+
 class CorrectionConfig(_Section):
     """Stage 4, diagnose and correct. Off when method = "grpo"."""
 
-    template: str = "micro_reflective_short_v2"
-    """Prompt template: a file of tapo_core/prompts without its suffix. Its name and digest are stored with every row."""
+    mode: Literal["micro_reflective", "full_reconstruction"] = "micro_reflective"
+    """micro_reflective keeps the wrong rollout up to its error; full_reconstruction, the paper's ablation, discards it: the
+    constructed trajectory is a whole new solution."""
+    template: str | None = None
+    """Prompt template: a file of tapo_core/prompts without its suffix. Its name and digest are stored with every row.
+    None: the one that the built-in model is taught for the mode."""
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     max_new_tokens: PositiveInt = 256
     min_prefix_match: Annotated[float, Field(ge=0.0, le=100.0)] = 85.0
     """Least similarity (rapidfuzz ratio, 0-100) of the transcribed prefix and the wrong rollout's own text."""
+    max_copied_words: Annotated[int, Field(ge=0)] = 0
+    """A correction with more words than this in a row from the reference rollout copies it (parse outcome leaks_reference).
+    0 = any may be: where a problem has one short solution, as the built-in ones have, copying cannot be told from solving."""
 
-
-class LocateErrorConfig(_Section):
-    """Stage 3, locate error."""
-
-    methods: tuple[Literal["arithmetic"], ...] = ("arithmetic",)
-    """Methods that look for the first wrong step, each storing its own row. The construction's own finding is always
-    stored as method "construction"."""
+    @property
+    def template_name(self) -> str:
+        """The template that is used."""
+        return self.template or SHORT[self.mode]
 
 
 class FilterConfig(_Section):
@@ -137,6 +163,9 @@ class TokenWeightConfig(_Section):
     """OOD token suppression (OTS)."""
 
     enabled: bool = True
+    policy: Literal["behaviour", "current"] = "behaviour"
+    """Whose log-probabilities and entropies give the weights: the snapshot that sampled, once; or the policy as it is at each
+    optimizer step (unstated in the paper; the same for the first step)."""
     min_weight: Annotated[float, Field(gt=0.0)] = 0.01
     """*paper*: 0.01"""
     max_weight: Annotated[float, Field(gt=0.0)] = 10.0
@@ -224,7 +253,14 @@ class TapoConfig(_Section):
             raise ValueError(f"evaluation.datasets.{min(taken)}: the name is taken; call the benchmark something else")
         if self.token_weight.min_weight > self.token_weight.max_weight:
             raise ValueError("token_weight.min_weight is above token_weight.max_weight")
-        longest = max(self.sampler.max_new_tokens, self.correction.max_new_tokens)
+        methods = self.locate_error.methods
+        if len(set(methods)) < len(methods):
+            raise ValueError("locate_error.methods names a method twice")
+        if methods[:1] == ("continuation",):
+            raise ValueError(
+                "locate_error.methods: continuation checks what an earlier method found; put one before it"
+            )
+        longest = max(self.sampler.max_new_tokens, self.correction.max_new_tokens, self.locate_error.max_new_tokens)
         if longest >= self.sampler.max_model_len:
             raise ValueError(
                 f"max_new_tokens = {longest} leaves no room for a prompt in sampler.max_model_len = "

@@ -1,4 +1,4 @@
-"""Diagnose and correct: from the policy's raw construction to a micro-reflective trajectory.
+"""Diagnose and correct: from the policy's raw construction to a constructed trajectory.
 
 The policy is asked for
 
@@ -6,31 +6,24 @@ The policy is asked for
     <reconstruction>the wrong rollout up to and including its first error, a diagnosis, the correction</reconstruction>
 
 The kept prefix always comes from the wrong rollout's own tokens; the transcription is only matched against it, step by step.
-Whatever does not parse is an outcome (`ParseOutcome`), stored and counted, never trained on.
+In the ablation "full reconstruction" the prefix is discarded: the reconstruction is a whole new solution. Whatever does not
+parse is an outcome (`ParseOutcome`), stored and counted, never trained on.
 """
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from rapidfuzz import fuzz
-
+from tapo_core.config import CorrectionConfig
+from tapo_core.matching import is_ellipsis, similarity
 from tapo_core.records import FinishReason, ParseOutcome
 from tapo_core.steps import Step, split_steps
 
 _TAGS = ("analysis", "reconstruction")
-_NUMBERS = re.compile(r"\d+(?:\.\d+)?")
 _WORDS = re.compile(r"[^\W\d_]{2,}")
 _LEAK = re.compile(
     r"\b(?:reference|(?:correct|other|second|given) (?:attempt|solution|rollout)|wrong attempt)\b", re.IGNORECASE
 )
-_ELLIPSIS = re.compile(r"\s*[\[(]?(?:\.{3,}|\u2026|\\l?dots)[\])]?\s*")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-_DECORATION = re.compile(r"\\[()\[\]]|\$+|\\(?:left|right|displaystyle)(?![A-Za-z])|\\[,;:! ]")
-#: Characters above which a step is only compared as a whole: looking for parts takes time with the square of the length.
-_LONGEST = 4000
-#: What is left of a step with something missing must be at least this share of it.
-_LEAST_PIECE = 0.4
 #: Words with which a diagnosis speaks of an error or turns around. Without one, a step is a step: perhaps of another rollout.
 _CUES = re.compile(
     r"\b(?:wait|hmm|hold on|actually|oops|no|not|never|cannot|wrong|incorrect|invalid|error|mistake|mistaken|miscalculat\w+|"
@@ -55,25 +48,11 @@ class Construction:
     match_score: float | None = None  #: 0-100
     diagnosis: str | None = None
     correction: str | None = None
-
-    def text(self, wrong_text: str) -> str:
-        """The constructed trajectory: prefix, diagnosis, correction.
-
-        Raises:
-            ValueError: the construction did not parse.
-        """
-        if self.outcome is not ParseOutcome.PARSED or self.prefix_char_end is None:
-            raise ValueError(f"a construction that is {self.outcome} has no trajectory")
-        tail = wrong_text[self.prefix_char_end :]
-        # What parted the steps in the rollout parts the diagnosis from the prefix: "\n", or "\n\n" between paragraphs.
-        separator = tail[: len(tail) - len(tail.lstrip())] or "\n"
-        if "\n" not in separator:
-            separator = "\n"
-        return f"{wrong_text[: self.prefix_char_end]}{separator}{self.diagnosis}\n{self.correction}"
+    text: str | None = None  #: the constructed trajectory; None unless it parsed
 
 
 def parse_construction(
-    raw_output: str, finish_reason: FinishReason, wrong_text: str, min_prefix_match: float
+    raw_output: str, finish_reason: FinishReason, wrong_text: str, reference_text: str, config: CorrectionConfig
 ) -> Construction:
     """Take a raw construction apart. Never raises for anything a model can write."""
     sections = {}
@@ -84,9 +63,24 @@ def parse_construction(
                 return Construction(ParseOutcome.TRUNCATED, f"cut off before </{tag}>")
             return Construction(ParseOutcome.NO_TAG, f"{len(found)} complete <{tag}> sections, not 1")
         sections[tag] = found[0].strip()
-    analysis = sections["analysis"]
-    steps, wrong_steps = split_steps(sections["reconstruction"]), split_steps(wrong_text)
-    read, kept, score = _match_prefix(steps, wrong_steps, min_prefix_match)
+    if config.mode == "full_reconstruction":
+        whole = sections["reconstruction"]
+        if not whole:
+            return Construction(ParseOutcome.NO_CORRECTION, "the reconstruction is empty", sections["analysis"])
+        parsed = Construction(ParseOutcome.PARSED, None, sections["analysis"], correction=whole, text=whole)
+    else:
+        parsed = _micro_reflective(sections["analysis"], sections["reconstruction"], wrong_text, config)
+    if parsed.outcome is ParseOutcome.PARSED:
+        leak = _leak(parsed, reference_text, config.max_copied_words)
+        if leak is not None:
+            return replace(parsed, outcome=ParseOutcome.LEAKS_REFERENCE, detail=leak, text=None)
+    return parsed
+
+
+def _micro_reflective(analysis: str, body: str, wrong_text: str, config: CorrectionConfig) -> Construction:
+    """The wrong rollout's prefix, then a diagnosis, then a correction."""
+    steps, wrong_steps = split_steps(body), split_steps(wrong_text)
+    read, kept, score = _match_prefix(steps, wrong_steps, config.min_prefix_match)
     if kept == 0:
         return Construction(ParseOutcome.PREFIX_MISMATCH, "the first step is not the wrong rollout's", analysis)
     char_end = wrong_steps[kept - 1].char_end
@@ -98,14 +92,37 @@ def parse_construction(
     if len(_WORDS.findall(diagnosis)) < MIN_DIAGNOSIS_WORDS or not _CUES.search(diagnosis):
         detail = f"the prefix is followed by {diagnosis[:80]!r}"
         return Construction(ParseOutcome.NO_DIAGNOSIS, detail, analysis, kept, char_end, score)
-    correction = sections["reconstruction"][rest[0].char_end :].strip("\n")
+    correction = body[rest[0].char_end :].strip("\n")
     if not correction.strip():
         detail = "nothing follows the diagnosis"
         return Construction(ParseOutcome.NO_CORRECTION, detail, analysis, kept, char_end, score, diagnosis)
-    leak = _LEAK.search(f"{diagnosis}\n{correction}")
-    outcome = ParseOutcome.LEAKS_REFERENCE if leak else ParseOutcome.PARSED
-    said = f"it says {leak[0]!r}" if leak else None
-    return Construction(outcome, said, analysis, kept, char_end, score, diagnosis, correction)
+    tail = wrong_text[char_end:]
+    # What parted the steps in the rollout parts the diagnosis from the prefix: "\n", or "\n\n" between paragraphs.
+    separator = tail[: len(tail) - len(tail.lstrip())]
+    if "\n" not in separator:
+        separator = "\n"
+    text = f"{wrong_text[:char_end]}{separator}{diagnosis}\n{correction}"
+    return Construction(ParseOutcome.PARSED, None, analysis, kept, char_end, score, diagnosis, correction, text)
+
+
+def _leak(parsed: Construction, reference_text: str, max_copied_words: int) -> str | None:
+    """How what the policy wrote gives away that it was shown a reference; None if it does not."""
+    written = "\n".join(part for part in (parsed.diagnosis, parsed.correction) if part)
+    said = _LEAK.search(written)
+    if said is not None:
+        return f"it says {said[0]!r}"
+    if max_copied_words == 0:
+        return None
+    n = max_copied_words + 1
+    shown = _runs(reference_text, n)
+    copied = next((run for run in _runs(parsed.correction or "", n) if run in shown), None)
+    return None if copied is None else f"it copies {n} words or more: {' '.join(copied)[:80]!r}"
+
+
+def _runs(text: str, n: int) -> dict[tuple[str, ...], None]:
+    """Every run of n words, in order."""
+    words = text.split()
+    return dict.fromkeys(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
 
 
 def _match_prefix(steps: Sequence[Step], wrong: Sequence[Step], min_score: float) -> tuple[int, int, float]:
@@ -116,48 +133,16 @@ def _match_prefix(steps: Sequence[Step], wrong: Sequence[Step], min_score: float
     """
     read, kept, worst, gap = 0, 0, 100.0, False
     for index, step in enumerate(steps):
-        if _ELLIPSIS.fullmatch(step.text.strip()):
+        if is_ellipsis(step.text):
             gap = True
             continue
         reach = len(wrong) if gap else min(len(wrong), kept + 2)
-        scores = ((place, _similarity(step.text, wrong[place].text)) for place in range(kept, reach))
+        scores = ((place, similarity(step.text, wrong[place].text)) for place in range(kept, reach))
         found = next(((place, score) for place, score in scores if score >= min_score), None)
         if found is None:
             break
         read, kept, worst, gap = index + 1, found[0] + 1, min(worst, found[1]), False
     return read, kept, worst
-
-
-def _similarity(transcribed: str, original: str) -> float:
-    """0-100, white space and LaTeX decorations apart; a sentence may be missing, or be cut short by an ellipsis.
-
-    Numbers must be the original's, in its order: a transcription that silently repairs the error (13 -> 14) is similar, and
-    not the same step. Only a text that lacks a part may lack numbers, and without an ellipsis not the last: there the claim is.
-    """
-    said, meant = _plain(transcribed), _plain(original)
-    numbers, expected = _NUMBERS.findall(said), _NUMBERS.findall(meant)
-    whole = fuzz.ratio(said, meant) if numbers == expected else 0.0
-    if max(len(said), len(meant)) > _LONGEST:
-        return whole
-    parts = [part.strip() for part in _ELLIPSIS.split(said) if part.strip()]
-    cut = len(parts) > 1
-    if not cut:
-        parts = _SENTENCE_END.split(said)
-    if (not cut and numbers[-1:] != expected[-1:]) or sum(len(part) for part in parts) < _LEAST_PIECE * len(meant):
-        return whole
-    # Every part must stand in the original, one after the other, with the numbers that stand there.
-    at, least = 0, 100.0
-    for part in parts:
-        place = fuzz.partial_ratio_alignment(part, meant[at:])
-        if place is None or _NUMBERS.findall(part) != _NUMBERS.findall(meant[at:][place.dest_start : place.dest_end]):
-            return whole
-        at, least = at + place.dest_end, min(least, place.score)
-    return max(whole, least)
-
-
-def _plain(text: str) -> str:
-    """A text without what a transcription may change: white space, math delimiters, and LaTeX that only sets size."""
-    return " ".join(_DECORATION.sub(" ", text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")).split())
 
 
 def constructed_tokens(

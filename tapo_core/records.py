@@ -44,7 +44,7 @@ class ParseOutcome(StrEnum):
     NO_DIAGNOSIS = "no_diagnosis"  #: after the prefix comes no diagnosis in words
     NO_CORRECTION = "no_correction"  #: after the diagnosis comes nothing
     PROMPT_TOO_LONG = "prompt_too_long"  #: the construction prompt left no room for an answer; nothing was sampled
-    LEAKS_REFERENCE = "leaks_reference"  #: the text speaks of the reference solution it was shown
+    LEAKS_REFERENCE = "leaks_reference"  #: the text speaks of the reference solution it was shown, or copies it
 
 
 class TokenRole(StrEnum):
@@ -193,6 +193,12 @@ class ErrorLocation:
     token_start: int | None  #: span of that step in the rollout's tokens, end exclusive
     token_end: int | None
     evidence: str | None  #: readable, for example "17 + 9 = 25, but it is 26"
+    policy_version_id: str | None  #: that was asked; None for methods that only read
+    reference_rollout_id: str | None  #: the correct sibling that was shown; None for methods that see none
+    prompt_version: str | None
+    prompt_sha256: str | None  #: of the template's text
+    agreement: float | None  #: share of all votes that are for `step`
+    votes: str | None  #: JSON list of what was sampled to find it, seeds included
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +221,9 @@ class Correction:
     parse_outcome: ParseOutcome
     parse_detail: str | None
     analysis: str | None
-    prefix_steps: int | None  #: steps of the wrong rollout that were kept, the erroneous one included
+    prefix_steps: (
+        int | None
+    )  #: steps of the wrong rollout that were kept, the erroneous one included; None if none is kept
     prefix_char_end: int | None  #: end of the kept prefix in the wrong rollout's text
     prefix_token_end: int | None  #: end of the kept prefix in the wrong rollout's tokens
     match_score: float | None  #: similarity of transcription and kept prefix, 0-100

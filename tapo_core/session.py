@@ -73,6 +73,7 @@ class Session:
 
         return OpenRlhfTrainer(
             self.config.update,
+            self.config.token_weight,
             self.config.model.dtype,
             self.config.sampler.temperature,
             self.config.run.seed,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tapo_core.config import CorrectionConfig
 from tapo_core.correction import parse_construction
 from tapo_core.records import FinishReason, ParseOutcome
 from tapo_core.steps import split_steps
@@ -89,7 +90,9 @@ def test_the_boundary_is_found_under_noise(noise: Callable[[list[str], random.Ra
         wrong = prose(rng)
         steps = [step.text for step in split_steps(wrong)]
         kept = rng.randint(2, len(steps) - 1)
-        parsed = parse_construction(construct(noise(steps[:kept], rng), rng), FinishReason.STOP, wrong, 85.0)
+        parsed = parse_construction(
+            construct(noise(steps[:kept], rng), rng), FinishReason.STOP, wrong, "", CorrectionConfig()
+        )
         right += parsed.outcome is ParseOutcome.PARSED and parsed.prefix_steps == kept
     assert right >= 0.97 * n
 
@@ -100,13 +103,13 @@ def test_no_prefix_of_another_rollout_is_accepted() -> None:
         wrong, foreign = prose(rng), [step.text for step in split_steps(prose(rng))]
         if rng.random() < 0.5:  # a sibling often begins in the same way
             foreign = [split_steps(wrong)[0].text, *foreign]
-        parsed = parse_construction(construct(foreign[:4], rng), FinishReason.STOP, wrong, 85.0)
+        parsed = parse_construction(construct(foreign[:4], rng), FinishReason.STOP, wrong, "", CorrectionConfig())
         assert parsed.outcome in (ParseOutcome.PREFIX_MISMATCH, ParseOutcome.NO_DIAGNOSIS), parsed
 
 
 def test_a_silent_repair_is_not_the_same_step() -> None:
     wrong = "We have 7 + 12 = 19 apples.\nThen 19 - 5 = 13 apples are left.\nSo the answer is \\boxed{13}."
     repaired = ["We have 7 + 12 = 19 apples.", "Then 19 - 5 = 14 apples are left."]
-    parsed = parse_construction(construct(repaired, random.Random(0)), FinishReason.STOP, wrong, 85.0)
+    parsed = parse_construction(construct(repaired, random.Random(0)), FinishReason.STOP, wrong, "", CorrectionConfig())
     assert parsed.outcome is ParseOutcome.NO_DIAGNOSIS
     assert parsed.prefix_steps == 1

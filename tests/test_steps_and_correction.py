@@ -1,9 +1,12 @@
 """Steps, token spans, and taking constructions apart."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tapo_core.config import CorrectionConfig
 from tapo_core.correction import Construction, constructed_tokens, parse_construction
 from tapo_core.records import FinishReason, ParseOutcome
 from tapo_core.steps import split_steps, token_end_of
@@ -17,8 +20,14 @@ def output(reconstruction: str, analysis: str = "Line 2 is wrong.") -> str:
     return f"<analysis>{analysis}</analysis>\n<reconstruction>{reconstruction}</reconstruction>"
 
 
-def parse(raw: str, finish: FinishReason = FinishReason.STOP, wrong: str = WRONG) -> Construction:
-    return parse_construction(raw, finish, wrong, 85.0)
+def parse(
+    raw: str,
+    finish: FinishReason = FinishReason.STOP,
+    wrong: str = WRONG,
+    reference: str = CORRECTION,
+    **settings: object,
+) -> Construction:
+    return parse_construction(raw, finish, wrong, reference, CorrectionConfig.model_validate(settings))
 
 
 @given(st.text(alphabet=st.sampled_from("a1 \n"), max_size=60))
@@ -27,6 +36,49 @@ def test_steps_are_the_non_empty_lines_in_place(text: str) -> None:
     assert [text[s.char_start : s.char_end] for s in steps] == [s.text for s in steps]
     assert [s.text for s in steps] == [line for line in text.split("\n") if line.strip()]
     assert [s.index for s in steps] == list(range(len(steps)))
+
+
+PROSE = (
+    "We are given that the bakery sells 12 loaves, e.g. on Monday. It sells 5 more than that on Tuesday, so we have 17 of them. "
+    "Adding both gives $12 + 17. It is$ a sum of 29 loaves! Therefore No. 3 is right. Altogether 29 loaves are sold."
+)
+
+
+def test_long_prose_is_split_into_sentences_but_not_at_abbreviations_or_in_formulas() -> None:
+    steps = split_steps(f"First line. Second sentence of a short line.\n{PROSE}")
+    assert [s.text for s in steps] == [
+        "First line. Second sentence of a short line.",
+        "We are given that the bakery sells 12 loaves, e.g. on Monday.",
+        "It sells 5 more than that on Tuesday, so we have 17 of them.",
+        "Adding both gives $12 + 17. It is$ a sum of 29 loaves!",
+        "Therefore No. 3 is right.",
+        "Altogether 29 loaves are sold.",
+    ]
+
+
+def test_a_displayed_formula_is_one_step() -> None:
+    text = "So\n\\[\n3 + 4 = 7\n\\]\nand $$x = 2$$ here\n\\begin{align}\na &= 1 \\\\\nb &= 2\n\\end{align}\nDone. \\[ open\nend"
+    assert [s.text for s in split_steps(text)] == [
+        "So",
+        "\\[\n3 + 4 = 7\n\\]",
+        "and $$x = 2$$ here",
+        "\\begin{align}\na &= 1 \\\\\nb &= 2\n\\end{align}",
+        "Done. \\[ open",
+        "end",
+    ]
+
+
+PIECES = st.sampled_from(
+    ["\\[", "\\]", "$$", "\n", "\\begin{align}", "\\end{align}", "Then it holds. ", "x = 3 ", PROSE]
+)
+
+
+@given(st.lists(PIECES, max_size=12).map("".join))
+def test_steps_cover_all_that_is_not_white_space_in_order(text: str) -> None:
+    steps = split_steps(text)
+    assert all(text[s.char_start : s.char_end] == s.text and s.text.strip() for s in steps)
+    assert "".join("".join(s.text.split()) for s in steps) == "".join(text.split())
+    assert all(a.char_end <= b.char_start for a, b in pairwise(steps))
 
 
 def decode(ids: object) -> str:
@@ -52,19 +104,19 @@ def test_a_good_construction_is_prefix_diagnosis_and_correction() -> None:
     assert parsed.outcome is ParseOutcome.PARSED
     assert (parsed.prefix_steps, parsed.prefix_char_end, parsed.match_score) == (2, len(kept), 100.0)
     assert (parsed.analysis, parsed.diagnosis, parsed.correction) == ("Line 2 is wrong.", DIAGNOSIS, CORRECTION)
-    assert parsed.text(WRONG) == f"{kept}\n{DIAGNOSIS}\n{CORRECTION}"
+    assert parsed.text == f"{kept}\n{DIAGNOSIS}\n{CORRECTION}"
 
 
 def test_the_prefix_is_the_rollouts_own_text_not_the_transcription() -> None:
     parsed = parse(output(f"7 +  12 = 19\n{DIAGNOSIS}\n{CORRECTION}"))
     assert parsed.outcome is ParseOutcome.PARSED
-    assert parsed.text(WRONG).startswith("7 + 12 = 19\n")
+    assert (parsed.text or "").startswith("7 + 12 = 19\n")
 
 
 def test_paragraphs_stay_paragraphs() -> None:
     wrong = WRONG.replace("\n", "\n\n")
     parsed = parse(output(f"7 + 12 = 19\n\n19 - 5 = 13\n\n{DIAGNOSIS}\n\n{CORRECTION}"), wrong=wrong)
-    assert parsed.text(wrong).startswith(f"7 + 12 = 19\n\n19 - 5 = 13\n\n{DIAGNOSIS}\n")
+    assert (parsed.text or "").startswith(f"7 + 12 = 19\n\n19 - 5 = 13\n\n{DIAGNOSIS}\n")
 
 
 @pytest.mark.parametrize(
@@ -91,8 +143,28 @@ def test_every_way_to_fail_has_a_name(raw: str, finish: FinishReason, outcome: P
     parsed = parse(raw, finish)
     assert parsed.outcome is outcome
     assert parsed.detail
-    with pytest.raises(ValueError, match="has no trajectory"):
-        parsed.text(WRONG)
+    assert parsed.text is None
+
+
+def test_a_full_reconstruction_discards_the_prefix() -> None:
+    whole = f"7 + 12 = 19\n{CORRECTION}"
+    parsed = parse(output(whole), mode="full_reconstruction")
+    assert (parsed.outcome, parsed.text, parsed.correction) == (ParseOutcome.PARSED, whole, whole)
+    assert (parsed.prefix_steps, parsed.diagnosis, parsed.analysis) == (None, None, "Line 2 is wrong.")
+    assert parse(output("  "), mode="full_reconstruction").outcome is ParseOutcome.NO_CORRECTION
+    leak = parse(output("As in the reference, 23."), mode="full_reconstruction")
+    assert (leak.outcome, leak.text) == (ParseOutcome.LEAKS_REFERENCE, None)
+
+
+def test_copying_the_reference_is_a_leak_where_it_is_forbidden() -> None:
+    raw = output(f"7 + 12 = 19\n19 - 5 = 13\n{DIAGNOSIS}\n{CORRECTION}")
+    assert len(CORRECTION.split()) == 12
+    assert parse(raw).outcome is ParseOutcome.PARSED
+    assert parse(raw, max_copied_words=12).outcome is ParseOutcome.PARSED
+    copied = parse(raw, max_copied_words=11)
+    assert (copied.outcome, copied.text) == (ParseOutcome.LEAKS_REFERENCE, None)
+    assert "copies 12 words" in (copied.detail or "")
+    assert parse(raw, reference="Another way.", max_copied_words=1).outcome is ParseOutcome.PARSED
 
 
 @given(st.text(max_size=300), st.sampled_from(list(FinishReason)), st.text(max_size=100))
@@ -101,7 +173,7 @@ def test_no_output_can_break_the_parser(raw: str, finish: FinishReason, wrong: s
     parsed = parse(output(raw), finish, wrong)
     if parsed.outcome is ParseOutcome.PARSED:
         assert parsed.prefix_char_end is not None
-        assert parsed.text(wrong).startswith(wrong[: parsed.prefix_char_end])
+        assert (parsed.text or "").startswith(wrong[: parsed.prefix_char_end])
 
 
 @given(st.text(min_size=1, max_size=40), st.text(max_size=40), st.data())

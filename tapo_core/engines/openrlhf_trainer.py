@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tapo_core.config import UpdateConfig
+from tapo_core.config import TokenWeightConfig, UpdateConfig
 from tapo_core.engines.environment import has_gpu
 from tapo_core.engines.hf import load_model, load_tokenizer, response_logprobs
 from tapo_core.engines.openrlhf_runtime import load_optimizer, make_strategy
@@ -17,6 +17,7 @@ from tapo_core.engines.protocols import PolicyRef, StepMetrics, TokenScores, Tra
 from tapo_core.files import fsync_tree, publish_folder
 from tapo_core.ids import tree_digest
 from tapo_core.records import AdvantageGroup
+from tapo_core.token_weights import ood_token_weights
 
 if TYPE_CHECKING:
     import torch
@@ -42,12 +43,21 @@ def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 class OpenRlhfTrainer:
     """`PolicyTrainer` on OpenRLHF and DeepSpeed in this process (see `engines.protocols.PolicyTrainer`)."""
 
-    def __init__(self, config: UpdateConfig, dtype: str, temperature: float, seed: int, reference: Path) -> None:
+    def __init__(
+        self,
+        config: UpdateConfig,
+        token_weight: TokenWeightConfig,
+        dtype: str,
+        temperature: float,
+        seed: int,
+        reference: Path,
+    ) -> None:
         """`reference`: the checkpoint that `kl_coefficient` keeps the policy near; loaded only if it is above 0."""
         import importlib.metadata
 
         self.name = f"openrlhf {importlib.metadata.version('openrlhf')}"
         self._config = config
+        self._token_weight = token_weight
         self._dtype = dtype
         self._temperature = temperature
         self._seed = seed
@@ -206,9 +216,18 @@ class OpenRlhfTrainer:
             ids, attention, response = self._pad(
                 [t.prompt_token_ids for t in rows], [t.response_token_ids_T for t in rows]
             )
-            logprobs, _ = self._actor(ids, attention_mask=attention, return_output=True, return_logprobs=True)
+            logprobs, output = self._actor(
+                ids,
+                attention_mask=attention,
+                return_output=True,
+                return_logprobs=True,
+                return_entropy=self._weighs_anew,
+            )
             old = self._spread([t.old_logprobs_T for t in rows], response)
-            advantage = self._spread([[t.advantage * w for w in t.weights_T] for t in rows], response)
+            weights = self._weights(rows, response, logprobs, output)
+            advantage = self._spread(
+                [[t.advantage * w for w in ws] for t, ws in zip(rows, weights, strict=True)], response
+            )
             for group in _GROUPS:
                 chosen = response * self._column([t.group == group for t in rows])
                 share = float(chosen.sum()) / max(totals[group]["batch_num_tokens"], 1.0)
@@ -244,6 +263,27 @@ class OpenRlhfTrainer:
         if self._config.zero_stage > 0:
             metrics["grad_norm"] = self._strategy.get_grad_norm(self._actor)
         return StepMetrics(metrics)
+
+    @property
+    def _weighs_anew(self) -> bool:
+        """Whether OTS weights come from the policy as it is at each step."""
+        return self._token_weight.enabled and self._token_weight.policy == "current"
+
+    def _weights(
+        self, rows: Sequence[TrainingTrajectory], response: "torch.Tensor", logprobs: "torch.Tensor", output: Any
+    ) -> list[list[float]]:
+        """OTS weights of a micro-batch's response tokens: those that came with it, or the current policy's."""
+        if not self._weighs_anew:
+            return [t.weights_T for t in rows]
+        weights = []
+        for row, trajectory in enumerate(rows):
+            if trajectory.group is AdvantageGroup.ORIGINAL:
+                weights.append(trajectory.weights_T)
+                continue
+            chosen = response[row].bool()
+            new = logprobs[row].detach()[chosen].tolist()
+            weights.append(ood_token_weights(new, output.entropy[row].detach()[chosen].tolist(), self._token_weight))
+        return weights
 
     def _gradient_norm(self) -> float:
         """Norm of the gradients gathered so far, before clipping. DeepSpeed tells it only for ZeRO stages above 0."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from tapo_core.nano.task import (
     LEVELS,
     MAX_NUMBER,
+    Attempt,
     Problem,
     Reconstruction,
     answer_line,
@@ -77,13 +78,13 @@ class ChainedArithmetic:
         """One line an operation, then the answer."""
         return _lines(*_read(problem))
 
-    def attempt(self, problem: Problem, slip: float, notice: float, rng: random.Random) -> list[str]:
+    def attempt(self, problem: Problem, slip: float, notice: float, rng: random.Random) -> Attempt:
         """Slips are carried forward unless they are noticed, which is at once: on the next line."""
         start, operations = _read(problem)
         while True:
-            steps = _attempt(start, operations, slip, notice, rng)
-            if steps is not None:
-                return steps
+            attempt = _attempt(start, operations, slip, notice, rng)
+            if attempt is not None:
+                return attempt
 
     def first_error(self, problem: Problem, steps: Sequence[str]) -> int | None:
         """The first line that is not the next right step and is not withdrawn; a right answer may come early."""
@@ -128,9 +129,10 @@ class ChainedArithmetic:
 
 def _attempt(
     value: int, operations: Sequence[_Operation], slip: float, notice: float, rng: random.Random
-) -> list[str] | None:
+) -> Attempt | None:
     """See `ChainedArithmetic.attempt`; None where a slip leads out of 0..MAX_NUMBER."""
-    lines = []
+    lines: list[str] = []
+    slips: list[int] = []
     for sign, n in operations:
         result = apply(value, sign, n)
         if not 0 <= result <= MAX_NUMBER:
@@ -147,13 +149,14 @@ def _attempt(
                 result = slipped(result, rng)
             lines.append(f"{value} {sign} {operand} = {result}")
             if rng.random() >= notice:
+                slips.append(len(lines) - 1)
                 break
             lines.append(_diagnosis(right, lines[-1]))
         else:
             result = apply(value, sign, n)
             lines.append(right)
         value = result
-    return [*lines, answer_line(value)]
+    return Attempt((*lines, answer_line(value)), tuple(slips))
 
 
 def _expression(line: str) -> str:

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from tapo_core.ids import derive_seed
 from tapo_core.nano.config import NanoConfig
-from tapo_core.nano.examples import Example, Shares, construction_template, sample_example
+from tapo_core.nano.examples import Example, Shares, sample_example, task_templates
 from tapo_core.nano.model import build_model
 from tapo_core.nano.tokenizer import END, build_tokenizer
 
@@ -62,14 +62,14 @@ def train(config: NanoConfig, progress: Progress | None = None) -> ColdStart:
     tokenizer = build_tokenizer()
     model = build_model(config, derive_seed(config.seed, 0, "nano_weights"))
     shares = Shares(config.slip_rate, config.notice_rate, config.construction_share)
-    template = construction_template()
+    templates = task_templates()
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     losses: list[float] = []
     model.train()
     with _reproducible(), _workers(config.threads) as workers:
         for step in range(config.steps):
             rng = random.Random(derive_seed(config.seed, step, "nano_examples"))
-            examples = [sample_example(config.mix, shares, template, rng) for _ in range(config.batch_size)]
+            examples = [sample_example(config.mix, shares, templates, rng) for _ in range(config.batch_size)]
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * lr_share(step, config.steps)
             losses.append(_step(model, optimizer, _encode(tokenizer, examples), workers))

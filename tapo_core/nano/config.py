@@ -25,7 +25,13 @@ class NanoConfig(BaseModel):
     learning_rate: float = Field(6e-3, gt=0, description="Peak of the cosine schedule (AdamW).")
     slip_rate: float = Field(0.33, gt=0, lt=1, description="Share of the steps of an example attempt that are wrong.")
     notice_rate: float = Field(0.3, ge=0, lt=1, description="Share of the wrong steps that are noticed and made again.")
-    construction_share: float = Field(0.33, ge=0, lt=1, description="Share of examples of the construction task.")
+    construction_share: float = Field(
+        0.4,
+        ge=0,
+        lt=1,
+        description="Share of examples of the pipeline's tasks: constructions and error location. 0 is the ablation without a "
+        "cold start: a base model that solves problems and was never taught the tasks.",
+    )
     threads: int = Field(
         2, ge=1, description="Cores of the cold start. Another number may change the weights in the last digits."
     )

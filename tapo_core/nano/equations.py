@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from tapo_core.nano.task import (
     LEVELS,
     MAX_NUMBER,
+    Attempt,
     Problem,
     Reconstruction,
     answer_line,
@@ -131,7 +132,7 @@ class Equations:
         equation = _read(problem)
         return [*equation.attempt(equation.x), answer_line(equation.x)]
 
-    def attempt(self, problem: Problem, slip: float, notice: float, rng: random.Random) -> list[str]:
+    def attempt(self, problem: Problem, slip: float, notice: float, rng: random.Random) -> Attempt:
         """A slip is a wrong guess, noticed if its check rejects it; the guess after it is nearer. Some checks are false."""
         equation = _read(problem)
         steps: list[str] = []
@@ -141,10 +142,13 @@ class Equations:
             if guess == equation.x:
                 break
             if rng.random() >= notice:
-                check = _false_check(equation, guess, rng) if rng.random() < _FALSE_CHECK else equation.check(guess)
-                return [*steps, f"Try x = {guess}.", *check, answer_line(guess)]
+                slipped_at, check = len(steps), equation.check(guess)
+                if rng.random() < _FALSE_CHECK:
+                    false_line, check = _false_check(equation, guess, rng)
+                    slipped_at += 1 + false_line
+                return Attempt((*steps, f"Try x = {guess}.", *check, answer_line(guess)), (slipped_at,))
             steps += [*equation.attempt(guess), equation.reject(guess)]
-        return [*steps, *self.solution(problem)]
+        return Attempt((*steps, *self.solution(problem)), ())
 
     def first_error(self, problem: Problem, steps: Sequence[str]) -> int | None:
         """The first false line, or the guess that was kept although it is wrong: whichever comes first."""
@@ -208,11 +212,11 @@ class Equations:
         return Reconstruction(tuple(steps[: index + 1]), diagnosis, (*redone, *tail))
 
 
-def _false_check(equation: _Equation, guess: int, rng: random.Random) -> list[str]:
-    """A substitution with a false line."""
+def _false_check(equation: _Equation, guess: int, rng: random.Random) -> tuple[int, list[str]]:
+    """A substitution with a false line, and the false line's place in it."""
     check = equation.check(guess)
     if equation.factor == 1 or rng.random() < 0.5:
-        return [*check[:-1], f"{check[-1].rsplit(' = ', 1)[0]} = {equation.target}"]
+        return len(check) - 1, [*check[:-1], f"{check[-1].rsplit(' = ', 1)[0]} = {equation.target}"]
     product = slipped(equation.factor * guess, rng)
     value = max(0, min(apply(product, equation.sign, equation.constant), MAX_NUMBER))
-    return [f"{equation.factor} * {guess} = {product}", f"{product} {equation.sign} {equation.constant} = {value}"]
+    return 0, [f"{equation.factor} * {guess} = {product}", f"{product} {equation.sign} {equation.constant} = {value}"]

@@ -19,11 +19,11 @@ from typing import Any
 from tapo_core.files import fsync_tree
 from tapo_core.ids import digest, sha256_text, tree_digest
 from tapo_core.nano.config import NanoConfig
-from tapo_core.nano.examples import construction_template
+from tapo_core.nano.examples import task_templates
 from tapo_core.nano.families import generate_problems, write_queries
 
 #: Raise it whenever the same configuration would give other weights or problems.
-RECIPE_VERSION = 4
+RECIPE_VERSION = 5
 
 _MODEL, _TRAIN, _HELD_OUT, _METADATA = "model", "train.jsonl", "held_out.jsonl", "metadata.json"
 
@@ -43,7 +43,13 @@ class NanoAssets:
 
 def assets_digest(config: NanoConfig) -> str:
     """The digest under which `prepare` caches a configuration."""
-    return digest([RECIPE_VERSION, config.model_dump(mode="json"), construction_template().sha256])
+    return digest(
+        [
+            RECIPE_VERSION,
+            config.model_dump(mode="json"),
+            [(task, template.sha256) for task, template in task_templates().items()],
+        ]
+    )
 
 
 def prepare(config: NanoConfig, cache_root: Path, progress: Progress | None = None) -> NanoAssets:

@@ -35,6 +35,14 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """A finished solution as an unsure policy writes it, right or wrong, and what went wrong while it was written."""
+
+    steps: tuple[str, ...]
+    slips: tuple[int, ...]  #: 0-based steps that went wrong and were not noticed; the first is the first error
+
+
+@dataclass(frozen=True, slots=True)
 class Reconstruction:
     """A wrong solution, kept up to its first error, then diagnosed and corrected (TAPO's construction)."""
 
@@ -63,8 +71,8 @@ class TaskFamily(Protocol):
         """The shortest right solution."""
         ...
 
-    def attempt(self, problem: Problem, slip: float, notice: float, rng: random.Random) -> list[str]:
-        """A solution as an unsure policy writes it, finished, right or wrong.
+    def attempt(self, problem: Problem, slip: float, notice: float, rng: random.Random) -> Attempt:
+        """A random attempt.
 
         Args:
             slip: probability that a step goes wrong, a step that is made again included.

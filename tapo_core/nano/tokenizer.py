@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tapo_core.nano.examples import Shares, construction_template, sample_example
+from tapo_core.nano.examples import Shares, sample_example, task_templates
 from tapo_core.nano.families import FAMILIES
 from tapo_core.nano.task import LEVELS, MAX_NUMBER
 
@@ -40,9 +40,9 @@ def _corpus() -> Iterator[str]:
     """Generated text on all families and levels. Fixed: every nano model has the same tokenizer."""
     rng = random.Random(_CORPUS_SEED)
     mix = [(name, level) for name in FAMILIES for level in LEVELS]
-    template = construction_template()
+    templates = task_templates()
     for _ in range(_CORPUS_EXAMPLES):
-        example = sample_example(mix, _CORPUS_SHARES, template, rng)
+        example = sample_example(mix, _CORPUS_SHARES, templates, rng)
         yield f"user\n{example.prompt}\nassistant\n{example.completion}"
     # Every number often enough that it is merged before any rare phrase is.
     for _ in range(_CORPUS_EXAMPLES):

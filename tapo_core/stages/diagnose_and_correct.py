@@ -1,6 +1,5 @@
 """Stage 4: the policy diagnoses and corrects its own wrong rollouts, each guided by a correct sibling."""
 
-import random
 from collections import Counter
 from dataclasses import dataclass
 
@@ -14,13 +13,14 @@ from tapo_core.records import (
     ErrorLocation,
     FinishReason,
     ParseOutcome,
+    PolicyVersion,
     Rollout,
     RolloutTokens,
     SubjectKind,
     TokenRole,
 )
 from tapo_core.session import Session
-from tapo_core.stages.groups import candidates, load_groups
+from tapo_core.stages.groups import candidates, draw_reference, load_groups
 from tapo_core.stages.locate_error import error_location
 from tapo_core.stages.verify import verification
 from tapo_core.store import Record, StageCommit
@@ -50,7 +50,8 @@ def diagnose_and_correct(session: Session, iteration: int, input_digest: str) ->
     done = session.done(STAGE, iteration, input_digest)
     if done is not None:
         return done
-    template = load_template(session.config.correction.template)
+    settings = session.config.correction
+    template = load_template(settings.mode, settings.template_name)
     policy = session.policy_version(iteration - 1)
     jobs = _jobs(session, iteration, template)
     requests = [job.request for job in jobs if job.request is not None]
@@ -63,7 +64,7 @@ def diagnose_and_correct(session: Session, iteration: int, input_digest: str) ->
     records: list[Record] = []
     for job in jobs:
         output = None if job.request is None else next(drawn)
-        records += _records(session, iteration, job, output, template, policy.policy_version_id)
+        records += _records(session, iteration, job, output, template, policy)
     parses = Counter(r.parse_outcome for r in records if isinstance(r, Correction))
     n_tokens = sum(len(sample.token_ids_T) for sample in samples)
     manifest = {"n_tokens": n_tokens, **{str(outcome): count for outcome, count in sorted(parses.items())}}
@@ -73,16 +74,21 @@ def diagnose_and_correct(session: Session, iteration: int, input_digest: str) ->
 def _jobs(session: Session, iteration: int, template: Template) -> list[_Job]:
     settings = session.config.correction
     tokens = {t.subject_id: t for t in session.load(RolloutTokens, iteration, role=TokenRole.ROLLOUT)}
-    hints = {hint.rollout_id: hint for hint in session.load(ErrorLocation, iteration) if hint.step is not None}
+    hints = _hints(session, iteration) if "location" in template.fields else {}
     room = session.config.sampler.max_model_len - settings.max_new_tokens
     jobs = []
     for group in load_groups(session, iteration):
         for wrong in candidates(session, iteration, group):
             seed = session.seed(iteration, STAGE, wrong.query_id, wrong.k)
-            reference = random.Random(seed).choice(group.correct)
+            reference = draw_reference(session, iteration, group, wrong)
             hint = hints.get(wrong.rollout_id)
             prompt = session.chat.prompt(
-                template.render(session.queries[group.query_id].text, wrong.text, reference.text, _hint_text(hint))
+                template.render(
+                    query=session.queries[group.query_id].text,
+                    wrong=wrong.text,
+                    reference=reference.text,
+                    location=_hint_text(hint),
+                )
             )
             request = SampleRequest(prompt, seed, settings.max_new_tokens, settings.temperature, settings.top_p)
             own = tokens[wrong.rollout_id]
@@ -100,14 +106,27 @@ def _jobs(session: Session, iteration: int, template: Template) -> list[_Job]:
     return jobs
 
 
+def _hints(session: Session, iteration: int) -> dict[str, ErrorLocation]:
+    """Rollout id -> the location whose method comes first in the configured order, of those that found a step."""
+    order = {str(method): place for place, method in enumerate(session.config.locate_error.methods)}
+    found = [x for x in session.load(ErrorLocation, iteration) if x.step is not None and x.method in order]
+    # The last one written under an id stays: the first method of the order.
+    return {x.rollout_id: x for x in sorted(found, key=lambda x: -order[x.method])}
+
+
 def _hint_text(hint: ErrorLocation | None) -> str:
     if hint is None or hint.step is None:
         return ""
-    return f"A check of its arithmetic says that the first error is at or before step {hint.step + 1}: {hint.evidence}.\n\n"
+    number = hint.step + 1
+    if hint.method == "arithmetic":
+        return (
+            f"A check of its arithmetic says that the first error is at or before step {number}: {hint.evidence}.\n\n"
+        )
+    return f"The first error seems to be step {number}: {hint.evidence}\n\n"
 
 
 def _records(
-    session: Session, iteration: int, job: _Job, output: Sample | None, template: Template, policy_version_id: str
+    session: Session, iteration: int, job: _Job, output: Sample | None, template: Template, policy: PolicyVersion
 ) -> list[Record]:
     """The correction, its tokens, and, when it parsed, the error it points at, its trajectory and the verdict on that."""
     correction_id = deterministic_id("correction", wrong=job.wrong.rollout_id, prompt=template.version)
@@ -119,7 +138,7 @@ def _records(
         )
     else:
         finish_reason = output.finish_reason
-        parsed = parse_construction(raw, finish_reason, job.wrong.text, session.config.correction.min_prefix_match)
+        parsed = parse_construction(raw, finish_reason, job.wrong.text, job.reference.text, session.config.correction)
     records: list[Record] = []
     if output is not None and job.request is not None:
         records.append(
@@ -135,12 +154,12 @@ def _records(
         )
     if parsed.prefix_steps is not None:
         found = Location("construction", parsed.prefix_steps - 1, parsed.analysis)
-        records.append(error_location(session, job.wrong, job.wrong_token_ids_T, found))
-    text, prefix_tokens = None, None
-    if parsed.outcome is ParseOutcome.PARSED:
-        text = parsed.text(job.wrong.text)
+        records.append(error_location(session, job.wrong, job.reference, job.wrong_token_ids_T, found, policy))
+    text, prefix_tokens = parsed.text, None
+    if text is not None:
+        kept = job.wrong_token_ids_T if parsed.prefix_steps is not None else []
         ids, prefix_tokens = constructed_tokens(
-            text, job.wrong_token_ids_T, session.chat.encode, session.chat.decode, session.chat.eos_token_id
+            text, kept, session.chat.encode, session.chat.decode, session.chat.eos_token_id
         )
         records.append(
             RolloutTokens(
@@ -163,7 +182,7 @@ def _records(
         wrong_rollout_id=job.wrong.rollout_id,
         reference_rollout_id=job.reference.rollout_id,
         error_location_id=None if job.hint is None else job.hint.error_location_id,
-        policy_version_id=policy_version_id,
+        policy_version_id=policy.policy_version_id,
         prompt_version=template.version,
         prompt_sha256=template.sha256,
         seed=job.seed,

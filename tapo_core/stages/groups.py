@@ -1,5 +1,6 @@
 """An iteration's groups, read back from the store: each query's rollouts with their verdicts."""
 
+import random
 from dataclasses import dataclass
 
 from tapo_core.difficulty import GroupCounts, Reason, draw_candidates, judge_query
@@ -66,3 +67,9 @@ def candidates(session: Session, iteration: int, group: Group) -> list[Rollout]:
     wrong = {rollout.rollout_id: rollout for rollout in group.wrong}
     seed = session.seed(iteration, "draw_candidates", group.query_id)
     return [wrong[rollout_id] for rollout_id in draw_candidates(list(wrong), session.config.filter, seed)]
+
+
+def draw_reference(session: Session, iteration: int, group: Group, wrong: Rollout) -> Rollout:
+    """The correct sibling that guides a wrong rollout's correction, drawn at random (paper: construction)."""
+    seed = session.seed(iteration, "draw_reference", group.query_id, wrong.k)
+    return random.Random(seed).choice(group.correct)

@@ -42,7 +42,11 @@ PARENTS: dict[type[Any], tuple[Parent, ...]] = {
         Parent("subject_id", records.Correction, "role IN ('correction', 'constructed')"),
     ),
     records.Verification: _SUBJECTS,
-    records.ErrorLocation: (Parent("rollout_id", records.Rollout),),
+    records.ErrorLocation: (
+        Parent("rollout_id", records.Rollout),
+        Parent("reference_rollout_id", records.Rollout),
+        _POLICY_VERSION,
+    ),
     records.Correction: (
         _QUERY,
         Parent("wrong_rollout_id", records.Rollout),

@@ -29,6 +29,7 @@ from tapo_core.records import (
     UpdateMetric,
     Verification,
 )
+from tapo_core.steps import split_steps
 from tapo_core.store import load, query, verified_commits
 from tests.flows.conftest import Configure
 
@@ -154,32 +155,98 @@ def test_an_interrupted_run_goes_on_where_it_stopped_bit_for_bit(configure: Conf
     assert finished.seen == [], "a finished run has nothing left to do: every stage is cached"
 
 
-def test_grpo_is_the_same_flow_with_constructions_off(configure: Configure) -> None:
-    config = configure("grpo", 'method="grpo"')
-    train(config)
-    assert [stage for _, stage in commits(config)] == [
-        "start", "evaluate", "sample", "verify", "filter_by_difficulty", "update_policy", "evaluate",
-    ]  # fmt: skip
-    assert load(config.run_folder, Correction) == []
-    assert {a.advantage_group for a in load(config.run_folder, Advantage)} == {"original"}
-
-
-def test_ablations_of_the_update_are_one_key_each(configure: Configure) -> None:
-    keys = ['advantage.constructed_scope="merged"', "update.train_prefix=false", "token_weight.enabled=false"]
-    config = configure("ablated", *keys)
+def test_every_method_of_error_location_leaves_its_row(configure: Configure) -> None:
+    methods = ["arithmetic", "task", "policy", "continuation"]
+    config = configure(
+        "located", f"locate_error.methods={json.dumps(methods)}", "locate_error.votes=3", "locate_error.continuations=2"
+    )
     train(config)
     folder = config.run_folder
-    advantages = load(folder, Advantage)
-    assert {a.scope for a in advantages} == {"merged"}
-    assert {a.advantage_group for a in advantages} == {"original", "constructed"}
-    # One group a query: its originals and its constructions.
-    sizes = Counter(a.query_id for a in advantages)
-    assert {a.query_id: a.group_size for a in advantages} == dict(sizes)
+    rows = load(folder, ErrorLocation, iteration=1)
+    candidates = {c.wrong_rollout_id for c in load(folder, Correction)}
+    assert candidates
+    assert {(r.rollout_id, r.method) for r in rows if r.method != "construction"} == {
+        (rollout_id, method) for rollout_id in candidates for method in methods
+    }
+    texts = {r.rollout_id: r.text for r in load(folder, Rollout, kind="training")}
+    shown = {c.wrong_rollout_id: c.reference_rollout_id for c in load(folder, Correction)}
+    asked = set()
+    for row in rows:
+        if row.step is not None:
+            step = split_steps(texts[row.rollout_id])[row.step]
+            assert (row.char_start, row.char_end) == (step.char_start, step.char_end)
+            assert row.token_start is not None
+            assert row.token_end is not None
+            assert row.token_start < row.token_end
+        if row.method == "policy":
+            votes = json.loads(row.votes or "")
+            assert len(votes) == 3
+            assert row.reference_rollout_id == shown[row.rollout_id]
+            assert (row.step is None) == all(vote["outcome"] != "counted" for vote in votes)
+            asked |= {vote["seed"] for vote in votes}
+        if row.method == "continuation" and row.votes is not None:
+            assert all(tally["n"] == len(tally["outputs"]) == 2 for tally in json.loads(row.votes))
+    assert len(asked) == 3 * len(candidates)
+    # The task's rules are the truth; what the arithmetic method flags is there or after it.
+    found = {(r.rollout_id, r.method): r.step for r in rows}
+    assert all(found[rollout_id, "task"] is not None for rollout_id in candidates)
+    for rollout_id in candidates:
+        flagged, truth = found[rollout_id, "arithmetic"], found[rollout_id, "task"]
+        assert flagged is None or truth is None or truth <= flagged
+
+
+ABLATIONS = {
+    "grpo": 'method="grpo"',
+    "merged": 'advantage.constructed_scope="merged"',
+    "full_reconstruction": 'correction.mode="full_reconstruction"',
+    "no_ots": "token_weight.enabled=false",
+    "no_cold_start": "nano.construction_share=0.0",
+    "prefix_masked": "update.train_prefix=false",
+}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_ablation_is_one_key(configure: Configure, name: str) -> None:
+    config = configure(name, ABLATIONS[name])
+    train(config)
+    folder = config.run_folder
     corrections = {c.correction_id: c for c in load(folder, Correction)}
-    for row in load(folder, TokenWeight):
-        end = corrections[row.subject_id].prefix_token_end
-        assert end
-        assert row.weights_T == [0.0] * end + [1.0] * (len(row.logprobs_T) - end)
+    parsed = [c for c in corrections.values() if c.parse_outcome is ParseOutcome.PARSED]
+    advantages = load(folder, Advantage)
+    weights = load(folder, TokenWeight)
+    tokens = {t.subject_id: t for t in load(folder, RolloutTokens, role=TokenRole.CONSTRUCTED)}
+    assert set(tokens) == {w.subject_id for w in weights} == {c.correction_id for c in parsed}
+    if name == "grpo":
+        assert [stage for _, stage in commits(config)] == [
+            "start", "evaluate", "sample", "verify", "filter_by_difficulty", "update_policy", "evaluate",
+        ]  # fmt: skip
+        assert corrections == {}
+        assert {a.advantage_group for a in advantages} == {"original"}
+        return
+    assert corrections
+    if name == "no_cold_start":  # a model that was never taught the task of construction
+        assert {c.parse_outcome for c in corrections.values()} <= {ParseOutcome.NO_TAG, ParseOutcome.TRUNCATED}
+        return
+    assert parsed
+    if name == "merged":  # one group a query: its originals and its constructions
+        assert {a.scope for a in advantages} == {"merged"}
+        assert {a.advantage_group for a in advantages} == {"original", "constructed"}
+        sizes = Counter(a.query_id for a in advantages)
+        assert {a.query_id: a.group_size for a in advantages} == dict(sizes)
+    elif name == "full_reconstruction":
+        wrong = {r.rollout_id: r.text for r in load(folder, Rollout)}
+        assert all(c.prefix_steps is None and not c.prefix_token_end for c in parsed)
+        assert all(c.constructed_text == c.correction != wrong[c.wrong_rollout_id] for c in parsed)
+        assert {c.prompt_version for c in parsed} == {"full_reconstruction_short_v1"}
+    elif name == "no_ots":
+        assert {weight for row in weights for weight in row.weights_T} == {1.0}
+    else:
+        ends = {row.subject_id: corrections[row.subject_id].prefix_token_end for row in weights}
+        assert all(ends.values())
+        for row in weights:
+            end = ends[row.subject_id] or 0
+            assert row.weights_T[:end] == [0.0] * end
+            assert min(row.weights_T[end:]) >= 0.0099
 
 
 def test_any_policy_version_can_be_evaluated_on_any_benchmark(configure: Configure, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 The reference's own gradient is checked against finite differences, so that both ends are tied down.
 """
 
+import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from tapo_core.config import UpdateConfig
+from tapo_core.config import TokenWeightConfig, UpdateConfig
 from tapo_core.engines.hf import load_model
 from tapo_core.engines.openrlhf_trainer import OpenRlhfTrainer
 from tapo_core.engines.protocols import PolicyRef, TrainingTrajectory
@@ -54,11 +55,26 @@ def logprobs_of(model: torch.nn.Module, trajectory: TrainingTrajectory) -> list[
     return [logits[t - 1, ids[t]] - torch.logsumexp(logits[t - 1], dim=0) for t in range(first, len(ids))]
 
 
+def weights_of(model: torch.nn.Module, trajectory: TrainingTrajectory) -> list[float]:
+    """clamp(exp(log p + H), 0.01, 10) of each response token under a model."""
+    ids = [*trajectory.prompt_token_ids, *trajectory.response_token_ids_T]
+    first = len(trajectory.prompt_token_ids)
+    weights = []
+    with torch.no_grad():
+        probabilities = torch.softmax(model(input_ids=torch.tensor([ids])).logits[0] / TEMPERATURE, dim=-1)
+        for t in range(first, len(ids)):
+            p = probabilities[t - 1]
+            entropy = -sum(float(q) * math.log(float(q)) for q in p)
+            weights.append(min(10.0, max(0.01, float(p[ids[t]]) * math.exp(entropy))))
+    return weights
+
+
 def reference_loss(
     model: torch.nn.Module,
     trajectories: Sequence[TrainingTrajectory],
     config: UpdateConfig,
     initial: torch.nn.Module | None = None,
+    weigh_anew: bool = False,
 ) -> torch.Tensor:
     """L_GRPO(original) + lambda * L(constructed), each token by the clipped objective times its OTS weight, plus the KL term."""
     total = torch.zeros((), dtype=torch.float64)
@@ -71,7 +87,10 @@ def reference_loss(
             new = logprobs_of(model, trajectory)
             with torch.no_grad():
                 base = logprobs_of(initial or model, trajectory)
-            tokens = zip(new, trajectory.old_logprobs_T, trajectory.weights_T, base, strict=True)
+            weights = trajectory.weights_T
+            if weigh_anew and group is AdvantageGroup.CONSTRUCTED:
+                weights = weights_of(model, trajectory)
+            tokens = zip(new, trajectory.old_logprobs_T, weights, base, strict=True)
             for logprob, old, weight, reference in tokens:
                 ratio = torch.exp(logprob - old)
                 clipped = torch.clamp(ratio, 1 - config.clip_low, 1 + config.clip_high)
@@ -144,11 +163,14 @@ def test_the_reference_gradient_against_finite_differences(checkpoint: Path, agg
     {"loss_aggregation": "sequence", "lambda_constructed": 0.3, "clip_high": 0.28},
     {"epochs": 2, "minibatches": 3, "weight_decay": 0.1, "max_grad_norm": 0.05},
     {"epochs": 3, "kl_coefficient": 0.5, "lambda_constructed": 2.0},
+    {"epochs": 3, "minibatches": 2, "token_weight": {"policy": "current"}},
 ])  # fmt: skip
 def test_openrlhf_takes_the_same_steps_as_the_reference(checkpoint: Path, keys: dict[str, object]) -> None:
+    keys = dict(keys)
+    token_weight = TokenWeightConfig.model_validate(keys.pop("token_weight", {}))
     config = UpdateConfig.model_validate({"learning_rate": RATE, "warmup_steps": 0, "micro_batch_tokens": 24, **keys})
     trajectories = made_up_trajectories(checkpoint, 12)
-    trainer = OpenRlhfTrainer(config, "float32", TEMPERATURE, seed=0, reference=checkpoint)
+    trainer = OpenRlhfTrainer(config, token_weight, "float32", TEMPERATURE, seed=0, reference=checkpoint)
     trainer.load_policy(PolicyRef("p", checkpoint, optimizer=None, optimizer_digest=None))
     reports = trainer.update(trajectories, seed=5)
 
@@ -166,7 +188,7 @@ def test_openrlhf_takes_the_same_steps_as_the_reference(checkpoint: Path, keys: 
         for start in range(0, len(order), size):
             optimizer.zero_grad()
             chunk = [trajectories[i] for i in order[start : start + size]]
-            loss = reference_loss(model, chunk, config, double(checkpoint))
+            loss = reference_loss(model, chunk, config, double(checkpoint), token_weight.policy == "current")
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
             assert reports[number].values["loss"] == pytest.approx(loss.item(), abs=1e-5)

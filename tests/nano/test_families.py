@@ -85,7 +85,8 @@ def test_an_attempt_that_never_slips_is_the_solution(case: tuple[tuple[str, int]
     (name, level), seed = case
     family, rng = get_family(name), random.Random(seed)
     problem = family.sample(rng, level)
-    assert family.attempt(problem, 0.0, 0.5, rng) == family.solution(problem)
+    attempt = family.attempt(problem, 0.0, 0.5, rng)
+    assert (list(attempt.steps), attempt.slips) == (family.solution(problem), ())
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
@@ -94,7 +95,7 @@ def test_rates_are_what_they_say(name: str) -> None:
     attempts = []
     for _ in range(600):
         problem = family.sample(rng, 3)
-        attempts.append((problem, family.attempt(problem, 0.4, 0.5, rng)))
+        attempts.append((problem, family.attempt(problem, 0.4, 0.5, rng).steps))
     withdrawn = sum(any(step.startswith(("Wait, ", "That gives ")) for step in steps) for _, steps in attempts) / 600
     right = sum(str(stated_answer(steps[-1])) == problem.answer for problem, steps in attempts) / 600
     # Chain: each of 3 steps ends right with 0.6 / (1 - 0.4 * 0.5) = 0.75, and is withdrawn at least once with 0.4 * 0.5.
@@ -125,7 +126,7 @@ def test_any_text_can_be_judged_and_reconstructed(case: tuple[tuple[str, int], i
     (name, level), seed = case
     family, rng = get_family(name), random.Random(seed)
     problem = family.sample(rng, level)
-    lines = [*_wrong_attempt(problem, 0.0, rng), *family.attempt(problem, 0.5, 0.5, rng), *split_steps(text)]
+    lines = [*_wrong_attempt(problem, 0.0, rng), *family.attempt(problem, 0.5, 0.5, rng).steps, *split_steps(text)]
     steps = rng.choices(lines, k=rng.randint(1, 8))
     index = family.first_error(problem, steps)
     if index is not None:

@@ -68,6 +68,14 @@ def test_constructed_trajectory(run_folder: Path) -> None:
     }
 
 
+def test_error_location(run_folder: Path) -> None:
+    assert _steps(lineage(run_folder, ERROR_LOCATION_ID).ancestors) >= {
+        (ERROR_LOCATION_ID, "located_in", ROLLOUTS[2]),
+        (ERROR_LOCATION_ID, "reference_rollout", ROLLOUTS[0]),
+        (ERROR_LOCATION_ID, "asked_policy", VERSIONS[0]),
+    }
+
+
 def test_policy_version(run_folder: Path) -> None:
     found = lineage(run_folder, VERSIONS[1])
     trained_on = {edge.parent_id for edge in found.ancestors if edge.relation == "trained_on"}

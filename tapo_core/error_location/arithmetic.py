@@ -1,31 +1,21 @@
-"""Locating the first error of a wrong rollout.
+"""Method "arithmetic": every equation of a step is checked exactly.
 
-The arithmetic method checks every equation of a step exactly. Where it flags a step, the first error is at or before it; where
-it flags none, it says nothing (`step` is None), which is not the same as "no error".
+It is an upper bound: where it flags a step, the first error is at that step or before it. Where it flags none, it says nothing.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
-from tapo_core.steps import Step
+from tapo_core.error_location.base import Attempt, Location, Means
 
+METHOD = "arithmetic"
 _TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|[-+*/()×÷·])")
 _EXPRESSION = r"[-+*/()×÷·\d.\s]+"
 _EQUATION = re.compile(rf"({_EXPRESSION})=\s*(?=({_EXPRESSION}))")
 #: Values above this are not computed: no step of a rollout needs them, and a model can write anything.
 _LIMIT = 10**12
 _MAX_DEPTH = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """What one method found: the first wrong step, or None, with readable evidence."""
-
-    method: str
-    step: int | None
-    evidence: str | None
 
 
 class _NotArithmetic(ValueError):
@@ -143,13 +133,14 @@ def _continues_a_word(step: str, start: int, left: str, end: int, right: str) ->
     return bool(after) and ((after[0].isalpha() and not step[:end][-1].isspace()) or after[0] in "^_\\%")
 
 
-def locate_by_arithmetic(steps: Sequence[Step]) -> Location:
-    """The first step that holds a false equation (method "arithmetic")."""
-    for step in steps:
+def locate(attempts: Sequence[Attempt], _means: Means) -> list[Location]:
+    """The first step of each attempt that holds a false equation."""
+    return [_first_false(attempt) for attempt in attempts]
+
+
+def _first_false(attempt: Attempt) -> Location:
+    for step in attempt.steps:
         evidence = wrong_equation(step.text)
         if evidence is not None:
-            return Location("arithmetic", step.index, evidence)
-    return Location("arithmetic", None, None)
-
-
-METHODS = {"arithmetic": locate_by_arithmetic}
+            return Location(METHOD, step.index, evidence)
+    return Location(METHOD, None, None)
