@@ -17,6 +17,7 @@ from prefect import flow
 
 from tapo_core.config import TapoConfig
 from tapo_core.session import Session
+from tapo_core.tracking import write_tensorboard
 from tasks.diagnose_and_correct import diagnose_and_correct
 from tasks.evaluate import evaluate
 from tasks.filter_by_difficulty import filter_by_difficulty
@@ -48,17 +49,26 @@ def run_iteration(session: Session, iteration: int, head: str) -> StageResult:
     return update_policy(session, iteration, head)
 
 
+def finish_iteration(session: Session, iteration: int) -> None:
+    """Tell those who watch."""
+    if session.config.tracking.tensorboard:
+        write_tensorboard(session.folder, iteration)
+    if iteration > 0:
+        session.reporter.iteration(session.folder, iteration)
+
+
 @flow(name="train", flow_run_name="{config.run.name}")
 def train(config: TapoConfig) -> TrainResult:
     """Train a run until it has config.run.iterations iterations, from wherever it stands."""
     with open_run(config) as (session, head):
         evaluate(session, 0, head)
+        finish_iteration(session, 0)
         for iteration in range(1, config.run.iterations + 1):
             head = run_iteration(session, iteration, head)["digest"]
             every = config.evaluation.every
             if iteration == config.run.iterations or (every and iteration % every == 0):
                 evaluate(session, iteration, head)
-            session.reporter.iteration(session.folder, iteration)
+            finish_iteration(session, iteration)
         return TrainResult(
             run_id=session.run_id, folder=str(session.folder), iterations=config.run.iterations, digest=head
         )

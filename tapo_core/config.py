@@ -222,6 +222,14 @@ class EvaluationConfig(_Section):
     """Bootstrap resamples for the interval; problems are the unit that is resampled."""
 
 
+class TrackingConfig(_Section):
+    """Curves for other tools. The store has them all (view training_curves); not part of the config digest."""
+
+    tensorboard: bool = False
+    """Write each iteration's curves and evaluations as TensorBoard events into <run>/tensorboard. Needs the package
+    tensorboard (extra "tensorboard")."""
+
+
 class TapoConfig(_Section):
     """Everything about one training run."""
 
@@ -238,6 +246,7 @@ class TapoConfig(_Section):
     token_weight: TokenWeightConfig = TokenWeightConfig()
     update: UpdateConfig = UpdateConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
     nano: NanoConfig = NanoConfig()
 
     @model_validator(mode="after")
@@ -270,8 +279,10 @@ class TapoConfig(_Section):
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of all that shapes the trajectories: everything but the run's name, folder and length."""
-        return digest(self.model_dump(mode="json", exclude={"run": {"name", "output_dir", "iterations"}}))
+        """Hex SHA-256 of all that shapes the trajectories: everything but the run's name, folder and length, and tracking."""
+        tree = self.model_dump(mode="json", exclude={"run": {"name", "output_dir", "iterations"}})
+        del tree["tracking"]
+        return digest(tree)
 
     @property
     def run_folder(self) -> Path:

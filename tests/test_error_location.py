@@ -79,6 +79,9 @@ def test_the_first_wrong_step_is_located() -> None:
     found = locate("arithmetic", "7 + 12 = 19\n\n19 - 5 = 13\n13 + 9 = 23")
     assert (found.method, found.step) == ("arithmetic", 1)
     assert found.evidence == "19 - 5 = 13, but 19 - 5 is 14"
+    taken_back = "7 + 12 = 18\nWait, 7 + 12 is not 18. Let me redo this step.\n7 + 12 = 19\n19 - 5 = 13\nWait."
+    assert locate("arithmetic", taken_back).step is None
+    assert locate("arithmetic", taken_back.removesuffix("\nWait.")).step == 3
     nothing = locate("arithmetic", "I think it is 4.")
     assert (nothing.step, nothing.evidence) == (None, None)
 

@@ -1,6 +1,7 @@
 """Method "arithmetic": every equation of a step is checked exactly.
 
 It is an upper bound: where it flags a step, the first error is at that step or before it. Where it flags none, it says nothing.
+A false equation that the next step takes back is no error.
 """
 
 import re
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from tapo_core.error_location.base import Attempt, Location, Means
+from tapo_core.reflection import reflects
 
 METHOD = "arithmetic"
 _TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|[-+*/()×÷·])")
@@ -141,6 +143,7 @@ def locate(attempts: Sequence[Attempt], _means: Means) -> list[Location]:
 def _first_false(attempt: Attempt) -> Location:
     for step in attempt.steps:
         evidence = wrong_equation(step.text)
-        if evidence is not None:
+        taken_back = step.index + 1 < len(attempt.steps) and reflects(attempt.steps[step.index + 1].text)
+        if evidence is not None and not taken_back:
             return Location(METHOD, step.index, evidence)
     return Location(METHOD, None, None)

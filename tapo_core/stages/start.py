@@ -11,6 +11,7 @@ from tapo_core.ids import canonical_json, deterministic_id, digest, tree_digest
 from tapo_core.records import Config, PolicyVersion, Query, Run
 from tapo_core.session import Session, engine_versions
 from tapo_core.store import StageCommit, load
+from tapo_core.tracking import check_tracking
 
 STAGE = "start"
 
@@ -21,11 +22,12 @@ def check_inputs(session: Session) -> list[Query]:
     Writes nothing, but for bringing the store of a run that exists up to the present version.
 
     Raises:
-        ConfigError: a run of this name exists with another configuration.
+        ConfigError: a run of this name exists with another configuration, or a package for tracking is missing.
         DataError: a data file is missing or malformed, or holds too few queries.
         UserError: no checkpoint at model.path, or the run's folder could not be made or written to.
     """
     config = session.config
+    check_tracking(config.tracking)
     check_folder(session.folder)
     if (session.folder / "store").exists():
         session.open_store()
