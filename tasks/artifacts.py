@@ -4,6 +4,7 @@ import re
 
 from prefect.artifacts import create_markdown_artifact
 
+from tapo_core.markdown import markdown_table
 from tapo_core.records import Evaluation
 from tapo_core.session import Session
 
@@ -17,19 +18,21 @@ def publish_evaluation(session: Session, iteration: int) -> None:
     """The evaluation of a policy version as a Markdown table, under one key a run, so that Prefect shows its history."""
     rows = session.load(Evaluation, iteration)
     session.release_store()
-    lines = [
-        f"Policy version {iteration} of run {session.config.run.name}",
-        "",
-        "| data set | metric | value | interval | problems x samples |",
-        "|---|---|---|---|---|",
-    ]
-    for row in sorted(rows, key=lambda r: (r.dataset, r.metric)):
-        interval = f"{row.low:.4g} to {row.high:.4g} ({row.confidence:.0%})"
-        lines.append(
-            f"| {row.dataset} | {row.metric} | {row.value:.4g} | {interval} | {row.n_queries} x {row.n_samples} |"
-        )
+    table = markdown_table(
+        ["data set", "metric", "value", "interval", "problems x samples"],
+        [
+            [
+                row.dataset,
+                row.metric,
+                row.value,
+                f"{row.low:.4g} to {row.high:.4g} ({row.confidence:.0%})",
+                f"{row.n_queries} x {row.n_samples}",
+            ]
+            for row in sorted(rows, key=lambda r: (r.dataset, r.metric))
+        ],
+    )
     create_markdown_artifact(
-        "\n".join(lines),
+        f"Policy version {iteration} of run {session.config.run.name}\n\n{table}",
         key=artifact_key(session, "evaluation"),
         description=f"Evaluation of policy version {iteration}",
     )

@@ -57,13 +57,14 @@ def evaluate(
         int | None, typer.Option(min=0, help="Which policy version (0 = the initial model); the newest when left out")
     ] = None,
     overrides: Overrides = None,
+    output: Annotated[TableFormat, typer.Option("--format")] = TableFormat.TABLE,
 ) -> None:
-    """Evaluate a policy version of a run on the held-out queries, and list all its evaluations."""
+    """Evaluate a policy version of a run on the held-out queries and the benchmarks, and list its metrics."""
     _quiet_prefect()
     from tapo_core.cli.runs import evaluate_with_progress
     from tapo_core.config import load_config
 
-    evaluate_with_progress(load_config(config_file, overrides or []), iteration)
+    evaluate_with_progress(load_config(config_file, overrides or []), iteration, output)
 
 
 @app.command()

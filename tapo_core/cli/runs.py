@@ -33,10 +33,10 @@ def train_with_progress(config: TapoConfig, again: str) -> None:
     console.print(f"{config.run_folder}: {config.run.iterations} iterations", highlight=False, markup=False)
 
 
-def evaluate_with_progress(config: TapoConfig, iteration: int | None) -> None:
+def evaluate_with_progress(config: TapoConfig, iteration: int | None, output: TableFormat) -> None:
     """Run the evaluate flow and print what it found."""
     from flows.evaluate import evaluate_policy
 
     with RichReporter(Console(stderr=True), config.run.iterations) as reporter, reporting(reporter):
         evaluated = evaluate_policy(config, iteration)["iteration"]
-    print_table(query(config.run_folder, EVALUATIONS.format(int(evaluated))), TableFormat.TABLE)
+    print_table(query(config.run_folder, EVALUATIONS.format(int(evaluated))), output)

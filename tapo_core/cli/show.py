@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tapo_core.cli.formats import TableFormat
+from tapo_core.markdown import markdown_table
 from tapo_core.records import Correction, Query, Rollout
 from tapo_core.store import load
 
@@ -29,6 +30,9 @@ def print_table(frame: pandas.DataFrame, output: TableFormat) -> None:
         return
     if output is TableFormat.JSON:
         print(frame.to_json(orient="records", lines=True, date_format="iso", default_handler=str), end="")
+        return
+    if output is TableFormat.MARKDOWN:
+        print(printable(markdown_table([str(name) for name in frame.columns], frame.itertuples(index=False))))
         return
     rows = [[printable(_cell(value)) for value in row] for row in frame.itertuples(index=False)]
     names = [str(name) for name in frame.columns]

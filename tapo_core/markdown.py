@@ -1,0 +1,24 @@
+"""Markdown tables, for artifacts and reports."""
+
+from collections.abc import Iterable, Sequence
+
+
+def markdown_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A pipe table. Numbers are shown with four digits; a cell's own pipes and line breaks cannot break the table.
+
+    >>> print(markdown_table(["metric", "value"], [["pass@1", 0.35]]))
+    | metric | value |
+    |---|---|
+    | pass@1 | 0.35 |
+    """
+    lines = [names, ["---"] * len(names), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(
+        f"|{'|'.join(line)}|" if number == 1 else f"| {' | '.join(line)} |" for number, line in enumerate(lines)
+    )
+
+
+def _cell(value: object) -> str:
+    if value is None or value != value:
+        return ""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
