@@ -1,13 +1,17 @@
-"""Two policy versions, of one run or of two, on the problems that both were evaluated on."""
+"""Two policy versions on the problems that both were evaluated on, and what differs between two runs."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tapo_core.errors import UserError
 from tapo_core.ids import derive_seed
 from tapo_core.records import Query, Rollout, RolloutKind, SubjectKind, Verification
 from tapo_core.statistics import Comparison, compare
-from tapo_core.store import StoreReader
+from tapo_core.store import StoreReader, query
+
+if TYPE_CHECKING:
+    import pandas
 
 CONFIDENCE, RESAMPLES = 0.95, 10_000
 
@@ -40,6 +44,33 @@ def compare_policies(first: PolicyAt, second: PolicyAt, dataset: str) -> Compari
         RESAMPLES,
         seed,
     )
+
+
+_SETTINGS = """
+SELECT key, value FROM config_value
+UNION ALL SELECT 'run.seed', CAST(seed AS VARCHAR) FROM run
+UNION ALL SELECT 'tapo', tapo_version FROM run
+UNION ALL SELECT 'engines', engine_versions FROM run
+UNION ALL SELECT 'policies', CAST(count(*) AS VARCHAR) FROM policy_version
+UNION ALL SELECT 'initial policy', checkpoint_digest FROM policy_version WHERE iteration = 0
+UNION ALL
+SELECT concat('queries/', split), concat(count(*), ' ', sha256(string_agg(content_sha256, '' ORDER BY content_sha256)))
+FROM query GROUP BY split
+"""
+
+
+def differing_settings(first: Path, second: Path) -> "pandas.DataFrame":
+    """What two runs were made with and differs: columns setting, first, second (null where a run has no such setting).
+
+    Configuration key by key, versions, the initial policy's digest, and the queries' number and digest.
+
+    Raises:
+        UserError: there is no run in one of the folders.
+    """
+    found = [query(folder, _SETTINGS).set_index("key")["value"] for folder in (first, second)]
+    both = found[0].to_frame("first").join(found[1].to_frame("second"), how="outer").sort_index()
+    same = (both["first"] == both["second"]) | (both["first"].isna() & both["second"].isna())
+    return both[~same].rename_axis("setting").reset_index()
 
 
 def _rates(policy: PolicyAt, dataset: str) -> dict[str, float]:

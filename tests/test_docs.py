@@ -35,6 +35,16 @@ def test_the_sql_of_the_readme_runs(tmp_path: Path) -> None:
         query(tmp_path, statement)
 
 
+def test_the_queries_of_the_page_run_and_have_the_columns_that_it_shows(tmp_path: Path) -> None:
+    StoreWriter(tmp_path).migrate()
+    page = (ROOT / "docs" / "queries.md").read_text(encoding="utf-8")
+    found = re.findall(r"```sql\n(.*?)\n```\n\n```text\n(.*?)\n?```", page, re.DOTALL)
+    assert len(found) >= 20
+    for statement, output in found:
+        frame = query(tmp_path, statement)
+        assert all(str(column) in output for column in frame.columns), statement
+
+
 def test_the_readme_names_real_make_targets() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)) <= targets

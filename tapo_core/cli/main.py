@@ -86,6 +86,23 @@ def compare(
 
 
 @app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(help="Folder of a run")],
+    second: Annotated[Path, typer.Argument(help="Folder of another run")],
+    output: Annotated[TableFormat, typer.Option("--format")] = TableFormat.TABLE,
+) -> None:
+    """Show what differs between two runs: settings, versions, the initial policy, the queries."""
+    from tapo_core.cli.show import print_table
+    from tapo_core.comparison import differing_settings
+
+    found = differing_settings(first, second)
+    if found.empty:
+        typer.echo("no difference in settings, versions, initial policy or queries")
+    else:
+        print_table(found, output)
+
+
+@app.command()
 def sql(
     statement: Annotated[str, typer.Argument(help='For example "SELECT * FROM iteration_summary"')],
     run: RunFolder = None,

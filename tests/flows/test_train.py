@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from flows.evaluate import evaluate_policy
 from flows.train import train
-from tapo_core.comparison import PolicyAt, compare_policies
+from tapo_core.comparison import PolicyAt, compare_policies, differing_settings
 from tapo_core.config import TapoConfig
 from tapo_core.engines.vllm_sampler import VllmSampler
 from tapo_core.errors import ConfigError, TransientError, UserError
@@ -269,6 +269,14 @@ def test_any_policy_version_can_be_evaluated_on_any_benchmark(configure: Configu
     assert sorted((e.iteration, e.dataset) for e in found) == [(i, d) for i in (0, 1, 2) for d in ("held_out", "more")]
     artifact = Artifact.get("evaluation-evaluated")
     assert "| more | pass@1 | " in str(getattr(artifact, "data", None))
+    other = configure("other", 'method="grpo"', "update.learning_rate=1e-3", "run.iterations=1")
+    train(other)
+    differences = differing_settings(config.run_folder, other.run_folder).set_index("setting")
+    assert set(differences.index) == {
+        *("evaluation.datasets.more", "evaluation.samples", "policies", "queries/more", "run.iterations", "run.name"),
+        "update.learning_rate",
+    }
+    assert tuple(differences.loc["update.learning_rate"]) == ("0.0003", "0.001")
     version = PolicyAt(config.run_folder, 1)
     assert compare_policies(version, version, "more").p_value == 1.0
     with pytest.raises(UserError, match="was not evaluated on 'held_out'"):
