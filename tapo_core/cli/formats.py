@@ -10,3 +10,11 @@ class TableFormat(StrEnum):
     CSV = "csv"
     JSON = "json"
     MARKDOWN = "markdown"
+
+
+class LineageFormat(StrEnum):
+    """How a lineage is printed."""
+
+    TREE = "tree"
+    JSON = "json"
+    MERMAID = "mermaid"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tapo_core.cli.formats import TableFormat
+from tapo_core.cli.formats import LineageFormat, TableFormat
 from tapo_core.errors import TapoError, UserError
 
 if TYPE_CHECKING:
@@ -120,14 +120,14 @@ def sql(
 def lineage(
     subject_id: Annotated[str, typer.Argument(help="An id of any row, or its first characters (6 at least)")],
     run: RunFolder = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+    output: Annotated[LineageFormat, typer.Option("--format")] = LineageFormat.TREE,
 ) -> None:
     """Show where a row came from and what became of it: query, policy, rollouts, verdicts, correction, update."""
     from tapo_core.store import lineage as trace
-    from tapo_core.store import render_tree, to_json
+    from tapo_core.store import render_tree, to_json, to_mermaid
 
-    found = trace(_run_folder(run), subject_id)
-    typer.echo(to_json(found) if as_json else render_tree(found))
+    render = {LineageFormat.TREE: render_tree, LineageFormat.JSON: to_json, LineageFormat.MERMAID: to_mermaid}
+    typer.echo(render[output](trace(_run_folder(run), subject_id)))
 
 
 def _policy_at(text: str) -> "PolicyAt":

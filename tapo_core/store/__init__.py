@@ -16,7 +16,7 @@ The rules that the rest of TAPO builds on:
 
 from tapo_core.store.batches import content_digest
 from tapo_core.store.commits import StageCommit
-from tapo_core.store.lineage import Lineage, LineageEdge, LineageNode, lineage, render_tree, to_json
+from tapo_core.store.lineage import Lineage, LineageEdge, LineageNode, lineage, render_tree, to_json, to_mermaid
 from tapo_core.store.reader import StoreReader, load, open_reader, query, verified_commits
 from tapo_core.store.tables import Record
 from tapo_core.store.writer import StoreWriter
@@ -36,5 +36,6 @@ __all__ = [
     "query",
     "render_tree",
     "to_json",
+    "to_mermaid",
     "verified_commits",
 ]

@@ -170,3 +170,20 @@ def to_json(found: Lineage) -> str:
     """A lineage as canonical JSON, with the fields of `Lineage`."""
     plain: dict[str, Any] = dataclasses.asdict(found)
     return canonical_json(plain)
+
+
+def to_mermaid(found: Lineage) -> str:
+    """A lineage as a Mermaid flowchart, parents above children. Texts of models are escaped: they cannot break the chart."""
+    names = {node_id: f"n{number}" for number, node_id in enumerate(found.nodes)}
+    lines = ["flowchart TD"]
+    for node_id, name in names.items():
+        lines.append(f'    {name}["{_escaped(_line(found.nodes[node_id]))}"]')
+    for edge in dict.fromkeys((*found.ancestors, *found.descendants)):
+        lines.append(f"    {names[edge.parent_id]} -->|{edge.relation}| {names[edge.child_id]}")
+    lines.append(f"    style {names[found.start.id]} stroke-width:3px")
+    return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    """Letters, digits and harmless signs as they are, anything else as Mermaid's decimal entities."""
+    return "".join(c if c.isalnum() or c in " .,:=+-_" else f"#{ord(c)};" for c in text)

@@ -1,6 +1,8 @@
 """The story of one thing: all that it came from, all that came of it, and nothing else."""
 
+import html
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from small_run import (
 )
 
 from tapo_core.errors import UserError
-from tapo_core.store import LineageEdge, lineage, render_tree, to_json
+from tapo_core.store import Lineage, LineageEdge, LineageNode, lineage, render_tree, to_json, to_mermaid
 
 TWINS = ["aaaaaaaa-0000-8000-8000-000000000001", "aaaaaaaa-0000-8000-8000-000000000002"]
 
@@ -142,3 +144,25 @@ def test_json(run_folder: Path) -> None:
     assert plain["start"]["id"] == ROLLOUTS[2]
     assert {"child_id": ROLLOUTS[2], "parent_id": QUERY_ID, "relation": "query"} in plain["ancestors"]
     assert plain["nodes"][QUERY_ID]["kind"] == "query"
+
+
+def test_mermaid(run_folder: Path) -> None:
+    found = lineage(run_folder, CORRECTION_ID)
+    chart = to_mermaid(found).splitlines()
+    assert chart[0] == "flowchart TD"
+    nodes = [re.fullmatch(r'    (n\d+)\["([^"\[\]{}<>|]*)"\]', line) for line in chart]
+    named = {match[1] for match in nodes if match}
+    assert len(named) == len(found.nodes)
+    arrows = [match for line in chart if (match := re.fullmatch(r"    (n\d+) -->\|(\w+)\| (n\d+)", line))]
+    assert len(arrows) == len({*found.ancestors, *found.descendants})
+    assert {end for arrow in arrows for end in (arrow[1], arrow[3])} <= named
+    assert len(chart) == 1 + len(named) + len(arrows) + 1, "every line is a node, an arrow, or the mark on the start"
+
+
+def test_a_text_cannot_break_the_chart(tmp_path: Path) -> None:
+    text = '"]; click n0 "javascript:x" %% <b>&#0;|end'
+    hostile = LineageNode("rollout", QUERY_ID, text)
+    (_, node, _) = to_mermaid(Lineage(hostile, (), (), {QUERY_ID: hostile}, False)).splitlines()
+    label = node.removeprefix('    n0["').removesuffix('"]')
+    assert not set('"<>|&%[]()') & set(label)
+    assert html.unescape(re.sub(r"#(\d+);", r"&#\1;", label)).endswith(text)
