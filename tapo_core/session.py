@@ -40,13 +40,13 @@ def engine_versions() -> str:
 class Session:
     """What the stages of one run share. One process at a time has a run open (the store sees to it)."""
 
-    def __init__(self, config: TapoConfig, assets: Assets) -> None:
-        """Nothing is opened, read or written yet."""
+    def __init__(self, config: TapoConfig, assets: Assets, folder: Path | None = None) -> None:
+        """Nothing is opened, read or written yet. `folder`: where the run is, if it was moved."""
         prepare_environment()
         self.config = config
         self.assets = assets
         self.reporter: Reporter = current_reporter()
-        self.folder: Path = config.run_folder
+        self.folder: Path = folder or config.run_folder
         self.config_digest = config.digest
         self.run_id = deterministic_id("run", name=config.run.name, config_digest=self.config_digest)
         self._writer = StoreWriter(self.folder)

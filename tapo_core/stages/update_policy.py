@@ -32,7 +32,7 @@ _KINDS = {AdvantageGroup.ORIGINAL: SubjectKind.ROLLOUT, AdvantageGroup.CONSTRUCT
 
 
 @dataclass(frozen=True, slots=True)
-class _Member:
+class Member:
     """One selected trajectory before its update."""
 
     advantage: Normalised
@@ -52,10 +52,10 @@ def update_policy(session: Session, iteration: int, input_digest: str) -> StageC
     if done is not None:
         return done
     parent = session.policy_version(iteration - 1)
-    members = _members(session, iteration)
+    members = batch_members(session, iteration)
     trainer = session.trainer_at(parent)
     scores = trainer.score([m.tokens.prompt_token_ids for m in members], [m.tokens.token_ids_T for m in members])
-    weights = [_weights(session, m, s) for m, s in zip(members, scores, strict=True)]
+    weights = [token_weights(session, m, s) for m, s in zip(members, scores, strict=True)]
     trajectories = [_trajectory(m, s, w) for m, s, w in zip(members, scores, weights, strict=True)]
     steps = trainer.update(trajectories, session.seed(iteration, STAGE)) if trajectories else []
     policy_version_id = deterministic_id("policy_version", run=session.run_id, iteration=iteration)
@@ -74,8 +74,8 @@ def update_policy(session: Session, iteration: int, input_digest: str) -> StageC
     )
     metrics = {(number, name): value for number, step in enumerate(steps) for name, value in step.values.items()}
     metrics |= {(-1, name): value for name, value in _mismatch(members, scores).items()}
-    records: list[Record] = [version, *_advantages(session, iteration, members)]
-    records += _token_weights(session, iteration, members, weights, scores)
+    records: list[Record] = [version, *advantage_rows(session, iteration, members)]
+    records += token_weight_rows(session, iteration, members, scores)
     records += [
         UpdateMetric(session.run_id, iteration, policy_version_id, step, name, value)
         for (step, name), value in metrics.items()
@@ -93,7 +93,7 @@ def update_policy(session: Session, iteration: int, input_digest: str) -> StageC
     return commit
 
 
-def _members(session: Session, iteration: int) -> list[_Member]:
+def batch_members(session: Session, iteration: int) -> list[Member]:
     """The selected trajectories with their advantages, in an order that depends on ids alone."""
     selected = {d.subject_id for d in session.load(SelectionDecision, iteration) if d.selected}
     rewards = {v.subject_id: v.reward for v in session.load(Verification, iteration)}
@@ -109,8 +109,7 @@ def _members(session: Session, iteration: int) -> list[_Member]:
     normalised = decoupled_advantages(original, constructed, session.config.advantage)
     trained = session.config.update.train_prefix
     return [
-        _Member(item, tokens[item.subject_id], 0 if trained else prefixes.get(item.subject_id, 0))
-        for item in normalised
+        Member(item, tokens[item.subject_id], 0 if trained else prefixes.get(item.subject_id, 0)) for item in normalised
     ]
 
 
@@ -126,7 +125,7 @@ def _rewarded(
     return result
 
 
-def _weights(session: Session, member: _Member, scores: TokenScores) -> list[float]:
+def token_weights(session: Session, member: Member, scores: TokenScores) -> list[float]:
     """OTS weights on constructed trajectories, 0 on a prefix that is not trained on; 1 on originals."""
     if member.advantage.group is AdvantageGroup.ORIGINAL:
         return [1.0] * len(scores.logprobs_T)
@@ -134,7 +133,7 @@ def _weights(session: Session, member: _Member, scores: TokenScores) -> list[flo
     return [0.0] * member.n_untrained + weights[member.n_untrained :]
 
 
-def _trajectory(member: _Member, scores: TokenScores, weights_T: list[float]) -> TrainingTrajectory:
+def _trajectory(member: Member, scores: TokenScores, weights_T: list[float]) -> TrainingTrajectory:
     """What the trainer needs of one trajectory. Tokens that are not trained on are a part of its prompt."""
     ids, begin = member.tokens.token_ids_T, member.n_untrained
     return TrainingTrajectory(
@@ -148,7 +147,8 @@ def _trajectory(member: _Member, scores: TokenScores, weights_T: list[float]) ->
     )
 
 
-def _advantages(session: Session, iteration: int, members: Sequence[_Member]) -> list[Advantage]:
+def advantage_rows(session: Session, iteration: int, members: Sequence[Member]) -> list[Advantage]:
+    """The advantage of each member, with all that it was computed from."""
     rows = []
     for member in members:
         values = asdict(member.advantage)
@@ -165,21 +165,25 @@ def _advantages(session: Session, iteration: int, members: Sequence[_Member]) ->
     return rows
 
 
-def _token_weights(
-    session: Session,
-    iteration: int,
-    members: Sequence[_Member],
-    weights: Sequence[list[float]],
-    scores: Sequence[TokenScores],
+def token_weight_rows(
+    session: Session, iteration: int, members: Sequence[Member], scores: Sequence[TokenScores]
 ) -> list[TokenWeight]:
+    """OTS weights of the constructed members, with the terms they come from."""
     return [
-        TokenWeight(session.run_id, iteration, m.advantage.subject_id, w, s.logprobs_T, s.entropies_T)
-        for m, w, s in zip(members, weights, scores, strict=True)
-        if m.advantage.group is AdvantageGroup.CONSTRUCTED
+        TokenWeight(
+            session.run_id,
+            iteration,
+            member.advantage.subject_id,
+            token_weights(session, member, score),
+            score.logprobs_T,
+            score.entropies_T,
+        )
+        for member, score in zip(members, scores, strict=True)
+        if member.advantage.group is AdvantageGroup.CONSTRUCTED
     ]
 
 
-def _mismatch(members: Sequence[_Member], scores: Sequence[TokenScores]) -> dict[str, float]:
+def _mismatch(members: Sequence[Member], scores: Sequence[TokenScores]) -> dict[str, float]:
     """How far the sampler's log-probabilities are from the trainer's, over all original tokens (nats)."""
     differences = [
         abs(sampled - scored)

@@ -1,0 +1,317 @@
+"""Replay: every derived value of a run, computed again from what is stored, by the very stages that made it.
+
+The stages run on a session whose engines answer from the store (the same prompt and seed give the recorded tokens) and whose
+commits are caught instead of written. What they make is then held against what the store has: prompts, seeds and texts;
+verdicts; error locations by methods that read, and votes as they were cast; parsed constructions; decisions; advantages; OTS
+weights (from the stored log-probabilities and entropies); evaluations. What only an engine can make (sampled tokens,
+log-probabilities, weights of a policy) is taken as given here: `resample` samples some of it anew.
+"""
+
+import dataclasses
+import json
+import math
+import random
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tapo_core.assets import Assets
+from tapo_core.config import parse_config
+from tapo_core.engines.protocols import PolicyRef, Sample, Sampler, SampleRequest, TokenScores
+from tapo_core.errors import UserError
+from tapo_core.ids import derive_seed, digest
+from tapo_core.records import (
+    Advantage,
+    Config,
+    Correction,
+    ErrorLocation,
+    Evaluation,
+    FinishReason,
+    PolicyVersion,
+    Rollout,
+    RolloutTokens,
+    Run,
+    SelectionDecision,
+    TokenRole,
+    TokenWeight,
+    Verification,
+)
+from tapo_core.session import Session
+from tapo_core.stages.diagnose_and_correct import diagnose_and_correct
+from tapo_core.stages.evaluate import evaluate
+from tapo_core.stages.filter_by_difficulty import filter_by_difficulty
+from tapo_core.stages.locate_error import locate_error
+from tapo_core.stages.sample import sample
+from tapo_core.stages.update_policy import advantage_rows, batch_members, token_weight_rows
+from tapo_core.stages.verify import verify
+from tapo_core.store import Record, StageCommit, load, verified_commits
+from tapo_core.store.tables import TABLES
+
+#: What replay makes again.
+_REPLAYED = (
+    Rollout,
+    RolloutTokens,
+    Verification,
+    ErrorLocation,
+    Correction,
+    SelectionDecision,
+    Advantage,
+    TokenWeight,
+    Evaluation,
+)
+#: Relative difference that another machine's last digits may make: in sums of float64, and in what is stored as float32.
+_TOLERANCE, _TOLERANCE_FLOAT32 = 1e-9, 1e-5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Difference:
+    """One value that came out otherwise, or one row that is on one side only (column None)."""
+
+    table: str
+    key: str
+    column: str | None
+    stored: str
+    replayed: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Replay:
+    """What was replayed, and what differs. `not_replayed` are stages that only an engine can make again."""
+
+    rows: dict[str, int]
+    differences: list[Difference]
+    not_replayed: list[str]
+
+
+class _RecordedSampler:
+    """A `Sampler` that answers with what the store recorded for a prompt and seed, and with nothing for any other."""
+
+    def __init__(self, name: str, policy_version_id: str) -> None:
+        self.name = name
+        self.policy_version_id: str | None = policy_version_id
+        self._samples: dict[int, list[tuple[list[int] | None, Sample]]] = {}
+
+    def add(self, seed: int, prompt: list[int] | None, recorded: Sample) -> None:
+        """Record an answer; `prompt` None where the store does not keep it."""
+        self._samples.setdefault(seed, []).append((prompt, recorded))
+
+    def load_policy(self, policy: PolicyRef) -> None:
+        """Nothing to load."""
+
+    def sample(self, requests: Sequence[SampleRequest], progress: Callable[[int], None] | None = None) -> list[Sample]:
+        """The recorded answers; an empty one where none was recorded, which then shows as a difference."""
+        return [self._recorded(request) for request in requests]
+
+    def _recorded(self, request: SampleRequest) -> Sample:
+        for prompt, recorded in self._samples.get(request.seed, ()):
+            if prompt is None or prompt == request.prompt_token_ids:
+                return recorded
+        return Sample([], [], FinishReason.STOP)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class _ReplaySession(Session):
+    """A session that reads the store, samples from it, and writes nothing."""
+
+    def __init__(self, run_folder: Path) -> None:
+        config = parse_config(json.loads(load(run_folder, Config)[0].config_json), str(run_folder))
+        initial = load(run_folder, PolicyVersion, iteration=0)[0]
+        nowhere = Path()  # nothing is read from data files: the queries are in the store
+        super().__init__(config, Assets(Path(initial.checkpoint_path), nowhere, nowhere), run_folder)
+        self.run_id = load(run_folder, Run)[0].run_id
+        self.made: list[Record] = []
+
+    def done(self, stage: str, iteration: int, input_digest: str) -> StageCommit | None:
+        """Nothing is done yet: all is made again."""
+        return None
+
+    def load(self, record_class: type[Any], iteration: int, **equal: str) -> list[Any]:
+        """From the store, as any reader sees it."""
+        return load(self.folder, record_class, run_id=self.run_id, iteration=iteration, **equal)
+
+    def commit(
+        self, stage: str, iteration: int, input_digest: str, manifest: dict[str, Any], records: Sequence[Record]
+    ) -> StageCommit:
+        """Catch what a stage made."""
+        self.made += records
+        nothing = digest(None)
+        return StageCommit(
+            0, self.run_id, iteration, stage, self.config_digest, input_digest, manifest, {}, nothing, None, nothing, ""
+        )
+
+    def sampler_at(self, version: PolicyVersion) -> Sampler:
+        """What was sampled from a policy version, or about its rollouts."""
+        rollouts = {
+            row.rollout_id: row
+            for row in load(self.folder, Rollout, policy_version_id=version.policy_version_id, run_id=self.run_id)
+        }
+        corrections = {
+            row.correction_id: row
+            for row in load(self.folder, Correction, policy_version_id=version.policy_version_id, run_id=self.run_id)
+        }
+        name = next((rollout.engine for rollout in rollouts.values()), "")
+        recorded = _RecordedSampler(name, version.policy_version_id)
+        subjects: dict[str, Rollout | Correction] = {**rollouts, **corrections}
+        for iteration in sorted({row.iteration for row in subjects.values()}):
+            for row in self.load(RolloutTokens, iteration):
+                subject = subjects.get(row.subject_id)
+                if subject is not None and row.role is not TokenRole.CONSTRUCTED:
+                    answer = Sample(row.token_ids_T, row.logprobs_T or [], subject.finish_reason)
+                    recorded.add(subject.seed, row.prompt_token_ids, answer)
+            for location in self.load(ErrorLocation, iteration):
+                for seed, output in _votes(location):
+                    recorded.add(seed, None, Sample(self.chat.encode(output), [], FinishReason.STOP))
+        return recorded
+
+
+def _votes(location: ErrorLocation) -> Iterable[tuple[int, str]]:
+    """Seeds and outputs of what was sampled to find a location."""
+    for vote in json.loads(location.votes or "[]"):
+        pairs = (
+            zip(vote["seeds"], vote["outputs"], strict=True) if "seeds" in vote else [(vote["seed"], vote["output"])]
+        )
+        yield from ((seed, output) for seed, output in pairs if output is not None)
+
+
+def _replay_update(session: Session, iteration: int, _input_digest: str) -> StageCommit:
+    """The derived part of an update: advantages, and OTS weights from the stored log-probabilities and entropies."""
+    stored = {row.subject_id: row for row in session.load(TokenWeight, iteration)}
+    members = batch_members(session, iteration)
+    weighted = [member for member in members if member.advantage.subject_id in stored]
+    rows = [stored[member.advantage.subject_id] for member in weighted]
+    scores = [TokenScores(row.logprobs_T, row.entropies_T) for row in rows]
+    records: list[Record] = [*advantage_rows(session, iteration, members)]
+    records += token_weight_rows(session, iteration, weighted, scores)
+    return session.commit("update_policy", iteration, "", {}, records)
+
+
+_STAGES: dict[str, Callable[[Session, int, str], StageCommit]] = {
+    "sample": sample,
+    "verify": verify,
+    "locate_error": locate_error,
+    "diagnose_and_correct": diagnose_and_correct,
+    "filter_by_difficulty": filter_by_difficulty,
+    "update_policy": _replay_update,
+    "evaluate": evaluate,
+}
+
+
+def replay(run_folder: Path, iteration: int | None = None) -> Replay:
+    """Replay all iterations of a run, or one.
+
+    Raises:
+        UserError: no run there, or no such iteration; or the initial model, whose tokenizer is needed, is gone.
+    """
+    session = _ReplaySession(run_folder)
+    commits = [c for c in verified_commits(run_folder) if iteration is None or c.iteration == iteration]
+    if not commits:
+        raise UserError(f"{run_folder}: nothing was committed in iteration {iteration}")
+    rows: dict[str, int] = {}
+    differences: list[Difference] = []
+    for number in sorted({commit.iteration for commit in commits}):
+        session.made = []
+        for commit in commits:
+            if commit.iteration == number and commit.stage in _STAGES:
+                _STAGES[commit.stage](session, number, commit.input_digest)
+        for record_class in _REPLAYED:
+            made = [record for record in session.made if isinstance(record, record_class)]
+            stored = session.load(record_class, number)
+            table = TABLES[record_class].name
+            rows[table] = rows.get(table, 0) + len(stored)
+            differences += _compare(record_class, stored, made)
+    left_out = sorted({commit.stage for commit in commits} - set(_STAGES))
+    return Replay(rows, differences, left_out)
+
+
+def _compare(record_class: type[Any], stored: Sequence[Any], made: Sequence[Any]) -> list[Difference]:
+    table = TABLES[record_class]
+
+    def by_key(records: Sequence[Any]) -> dict[str, Any]:
+        return {", ".join(f"{name}={getattr(record, name)}" for name in table.key): record for record in records}
+
+    old, new = by_key(stored), by_key(made)
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        if key not in old or key not in new:
+            found.append(
+                Difference(table.name, key, None, *("there" if key in side else "absent" for side in (old, new)))
+            )
+            continue
+        for name in table.column_names:
+            was, now = getattr(old[key], name), getattr(new[key], name)
+            if not _same(was, now):
+                found.append(Difference(table.name, key, name, _short(was), _short(now)))
+    return found
+
+
+def _same(stored: object, replayed: object) -> bool:
+    """Equal, numbers up to what another machine's last digits may make."""
+    if isinstance(stored, list) and isinstance(replayed, list):
+        return len(stored) == len(replayed) and all(
+            a == b or math.isclose(a, b, rel_tol=_TOLERANCE_FLOAT32, abs_tol=_TOLERANCE_FLOAT32)
+            for a, b in zip(stored, replayed, strict=True)
+        )
+    if isinstance(stored, float) and isinstance(replayed, float):
+        return math.isclose(stored, replayed, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
+    return stored == replayed
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}\N{HORIZONTAL ELLIPSIS}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Resampled:
+    """Rollouts that were sampled again from the stored policy, prompt and seed."""
+
+    n: int
+    differences: list[Difference]  #: column token_ids_T; the first token that differs
+
+
+def resample(run_folder: Path, n: int, iteration: int | None = None) -> Resampled:
+    """Sample `n` stored rollouts again, drawn at random but always the same ones, with the engine of the run.
+
+    Raises:
+        UserError: no run there, or a checkpoint is gone.
+        TransientError: the engine could not be started.
+    """
+    replayed = _ReplaySession(run_folder)
+    live = Session(replayed.config, replayed.assets, run_folder)
+    equal: dict[str, Any] = {} if iteration is None else {"iteration": iteration}
+    rollouts = load(run_folder, Rollout, run_id=replayed.run_id, **equal)
+    drawn = random.Random(derive_seed(0, 0, "resample")).sample(rollouts, min(n, len(rollouts)))
+    versions = {row.policy_version_id: row for row in load(run_folder, PolicyVersion, run_id=replayed.run_id)}
+    differences = []
+    try:
+        for version_id in sorted({rollout.policy_version_id for rollout in drawn}, key=lambda v: versions[v].iteration):
+            chosen = [rollout for rollout in drawn if rollout.policy_version_id == version_id]
+            tokens = [
+                load(run_folder, RolloutTokens, subject_id=r.rollout_id, role=TokenRole.ROLLOUT)[0] for r in chosen
+            ]
+            requests = [
+                SampleRequest(row.prompt_token_ids, r.seed, r.max_new_tokens, r.temperature, r.top_p)
+                for r, row in zip(chosen, tokens, strict=True)
+            ]
+            for rollout, row, again in zip(
+                chosen, tokens, live.sampler_at(versions[version_id]).sample(requests), strict=True
+            ):
+                if again.token_ids_T != row.token_ids_T:
+                    differences.append(_first_token(rollout, row.token_ids_T, again.token_ids_T))
+    finally:
+        live.close()
+    return Resampled(len(drawn), differences)
+
+
+def _first_token(rollout: Rollout, stored: Sequence[int], again: Sequence[int]) -> Difference:
+    place = next(
+        (i for i, (a, b) in enumerate(zip(stored, again, strict=False)) if a != b), min(len(stored), len(again))
+    )
+    return Difference(
+        "rollout_tokens",
+        f"subject_id={rollout.rollout_id}",
+        f"token_ids_T[{place}]",
+        *(str(ids[place]) if place < len(ids) else "end" for ids in (stored, again)),
+    )
