@@ -67,6 +67,8 @@ def parse_construction(
         whole = sections["reconstruction"]
         if not whole:
             return Construction(ParseOutcome.NO_CORRECTION, "the reconstruction is empty", sections["analysis"])
+        if whole.split() == wrong_text.split():
+            return Construction(ParseOutcome.NO_ERROR_LEFT, "it is the wrong rollout again", sections["analysis"])
         parsed = Construction(ParseOutcome.PARSED, None, sections["analysis"], correction=whole, text=whole)
     else:
         parsed = _micro_reflective(sections["analysis"], sections["reconstruction"], wrong_text, config)

@@ -152,6 +152,7 @@ def test_a_full_reconstruction_discards_the_prefix() -> None:
     assert (parsed.outcome, parsed.text, parsed.correction) == (ParseOutcome.PARSED, whole, whole)
     assert (parsed.prefix_steps, parsed.diagnosis, parsed.analysis) == (None, None, "Line 2 is wrong.")
     assert parse(output("  "), mode="full_reconstruction").outcome is ParseOutcome.NO_CORRECTION
+    assert parse(output(WRONG), mode="full_reconstruction").outcome is ParseOutcome.NO_ERROR_LEFT
     leak = parse(output("As in the reference, 23."), mode="full_reconstruction")
     assert (leak.outcome, leak.text) == (ParseOutcome.LEAKS_REFERENCE, None)
 

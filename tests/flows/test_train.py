@@ -30,6 +30,7 @@ from tapo_core.records import (
     UpdateMetric,
     Verification,
 )
+from tapo_core.replay import Resampled, replay, resample
 from tapo_core.steps import split_steps
 from tapo_core.store import load, query, verified_commits
 from tests.flows.conftest import Configure
@@ -133,6 +134,14 @@ def test_an_iteration_end_to_end_and_the_same_again(configure: Configure) -> Non
     why = query(folder, "SELECT count(*) AS n FROM why_in_batch")
     assert int(why.n[0]) == len(load(folder, Advantage))
 
+    # Every derived value comes out again, and so does what the engine sampled.
+    replayed = replay(folder)
+    assert replayed.differences == []
+    assert replayed.rows["rollout"] == len(rollouts) + 2 * 12 * 2
+    assert replayed.rows["verification"] == replayed.rows["rollout"] + len(parsed)
+    assert replayed.not_replayed == ["start"]
+    assert resample(folder, 6) == Resampled(6, [])
+
     again = configure("second", "run.iterations=2")
     train(again)
     assert again.digest == config.digest, "tracking is not part of what a run is"
@@ -166,7 +175,11 @@ def test_an_interrupted_run_goes_on_where_it_stopped_bit_for_bit(configure: Conf
 def test_every_method_of_error_location_leaves_its_row(configure: Configure) -> None:
     methods = ["arithmetic", "task", "policy", "continuation"]
     config = configure(
-        "located", f"locate_error.methods={json.dumps(methods)}", "locate_error.votes=3", "locate_error.continuations=2"
+        "located",
+        f"locate_error.methods={json.dumps(methods)}",
+        "locate_error.votes=3",
+        "locate_error.continuations=2",
+        "filter.m_max=1",
     )
     train(config)
     folder = config.run_folder
@@ -193,7 +206,7 @@ def test_every_method_of_error_location_leaves_its_row(configure: Configure) -> 
             assert (row.step is None) == all(vote["outcome"] != "counted" for vote in votes)
             asked |= {vote["seed"] for vote in votes}
         if row.method == "continuation" and row.votes is not None:
-            assert all(tally["n"] == len(tally["outputs"]) == 2 for tally in json.loads(row.votes))
+            assert all(tally["n"] <= len(tally["outputs"]) == 2 for tally in json.loads(row.votes))
     assert len(asked) == 3 * len(candidates)
     # The task's rules are the truth; what the arithmetic method flags is there or after it.
     found = {(r.rollout_id, r.method): r.step for r in rows}
