@@ -29,8 +29,11 @@ from tapo_core.verification import as_number
 MIN_SIMILARITY = 90.0
 #: Least words of a problem that is found when it stands whole in a longer one: the n-gram length that is common practice.
 MIN_QUOTED = 13
-#: Words of the problem and length of the n-grams that it is found by; the first line that the problem is long enough for.
-GRAM_LENGTHS = ((52, 13), (24, 8), (8, 4), (0, 2))
+#: Words of a problem and length of the n-grams that it is found by; the first line that it is long enough for. Shorter than
+#: `MIN_QUOTED`, because numbers and answer are part of the key: a 13-gram would miss texts with changes here and there.
+GRAM_LENGTHS = ((16, 5), (0, 2))
+#: An n-gram that more problems with the same numbers and answer have is their template, and finds nobody.
+MAX_SHARED = 200
 
 _STYLES = "text|textbf|textit|textrm|emph|mbox|mathrm|mathbf|mathit|boldsymbol|operatorname"
 _SPACES = "left|right|middle|displaystyle|textstyle|limits|big|bigg|quad|qquad|ldots|dots|cdots"
@@ -139,7 +142,9 @@ class _Index:
         if alike is not None:
             for _, length in GRAM_LENGTHS:
                 for gram in problem.grams(length):
-                    places.update(alike.get(gram, ()))
+                    having = alike.get(gram, ())
+                    if len(having) <= MAX_SHARED:
+                        places.update(having)
         found = (_compare(problem, self.problems[place]) for place in sorted(places))
         return [overlap for overlap in found if overlap is not None]
 

@@ -175,6 +175,18 @@ def test_the_built_in_splits_do_not_overlap(families: tuple[str, ...], level: in
     assert (found.query, found.kind, found.similarity) == (planted, OverlapKind.EXACT, 100.0)
 
 
+def test_the_n_grams_of_a_template_find_nobody_and_those_of_a_problem_still_do() -> None:
+    """A thousand problems without numbers and with one answer, alike but for one word, and longer than `MIN_QUOTED`."""
+    letters = string.ascii_lowercase
+    names = ["".join(name) for name in itertools.islice(itertools.product(letters[:10], repeat=3), 1000)]
+    text = "Decide whether the {} function of the real line is odd, even, both or neither, and say which of these it is here."
+    queries = [query(text.format(name), "odd", source=f"t:{n}") for n, name in enumerate(names)]
+    copy = query(text.format(f"$ {names[77].upper()} $"), "odd", source="copy")
+    other = query(text.format("abc-like smooth periodic and bounded"), "odd", source="other")
+    found = [(o.query.source, o.other.source, o.kind.value) for o in find_overlaps([copy, other], queries)]
+    assert found == [("copy", "t:77", "exact")]
+
+
 def test_the_instruction_is_left_out_of_the_comparison() -> None:
     box = "Please reason step by step, and put your final answer within \\boxed{}, and nothing else in it, please."
     one, other = query(f"Is $f$ odd?\n{box}"), query(f"Is $g$ even?\n{box}", split="bench")
