@@ -5,7 +5,8 @@ asked for.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,22 @@ def _parquet(path: Path, key: str) -> DataTable:
     import pyarrow
     import pyarrow.parquet
 
-    try:
+    @contextmanager
+    def named_failures() -> Iterator[None]:
+        try:
+            yield
+        except pyarrow.ArrowException as error:  # first: one of them is an OSError too
+            raise DataError(f"{path}: not a Parquet file, or damaged ({_one_line(error)}); check {key}") from error
+        except OSError as error:
+            raise DataError(f"{path}: cannot read the data file ({error.strerror or error}); check {key}") from error
+
+    def rows(names: list[str]) -> list[dict[str, Any]]:
+        with named_failures():
+            return list(file.read(names).to_pylist())
+
+    with named_failures():
         file = pyarrow.parquet.ParquetFile(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot read the data file ({error.strerror or error}); check {key}") from error
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{path}: not a Parquet file ({_one_line(error)}); check {key}") from error
-    return DataTable(file.schema_arrow.names, lambda names: file.read(names).to_pylist())
+    return DataTable(file.schema_arrow.names, rows)
 
 
 def _folder(path: Path, split: str, key: str) -> DataTable:

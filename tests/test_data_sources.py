@@ -241,8 +241,14 @@ def test_bad_settings_name_their_key(tmp_path: Path, override: str, says: str) -
 
 def test_files_and_folders_that_are_not_what_they_seem(tmp_path: Path) -> None:
     (tmp_path / "d.parquet").write_text("no")
-    with pytest.raises(DataError, match=r"not a Parquet file .* check data\.train"):
+    with pytest.raises(DataError, match=r"not a Parquet file, or damaged .* check data\.train"):
         load_queries(tmp_path / "d.parquet", "train", "run")
+    whole = parquet(
+        tmp_path / "whole.parquet", [{"problem": f"{n}?" * 50, "answer": "1"} for n in range(500)]
+    ).read_bytes()
+    (tmp_path / "damaged.parquet").write_bytes(whole[:200] + bytes(200) + whole[400:])
+    with pytest.raises(DataError, match=r"damaged\.parquet: (not a Parquet file, or damaged|cannot read) "):
+        load_queries(tmp_path / "damaged.parquet", "train", "run")
     with pytest.raises(DataError, match=r"gone\.parquet: cannot read the data file .* check evaluation\.datasets\.x"):
         load_queries(tmp_path / "gone.parquet", "x", "run")
     (tmp_path / "empty").mkdir()
