@@ -27,13 +27,22 @@ def _rows(model: type[BaseModel]) -> list[str]:
     return rows
 
 
-def page() -> str:
-    """The whole page."""
-    parts = [HEADER, "## Top level\n", *_rows(TapoConfig), ""]
-    for name, field in TapoConfig.model_fields.items():
+def _sections(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """The sections of a model, each followed by those in it."""
+    parts = []
+    for name, field in model.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, BaseModel):
-            parts += [f"## [{name}]\n", " ".join((section.__doc__ or "").split()), "", *_rows(section), ""]
+            path = f"{prefix}{name}"
+            parts += [f"## [{path}]\n", " ".join((section.__doc__ or "").split()), ""]
+            parts += [*([" ".join(field.description.split()), ""] if field.description else []), *_rows(section), ""]
+            parts += _sections(section, f"{path}.")
+    return parts
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEADER, "## Top level\n", *_rows(TapoConfig), "", *_sections(TapoConfig)]
     return "\n".join(parts).rstrip() + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Where the initial policy and the queries of a run are: paths as given, or the built-in nano world."""
+"""Where the initial policy and the queries of a run are: as named in the configuration, or the built-in nano world."""
 
 import os
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from tapo_core.config import NANO, TapoConfig
 
 @dataclass(frozen=True, slots=True)
 class Assets:
-    """Paths of the initial checkpoint and of the JSONL files of queries."""
+    """Path of the initial checkpoint, and the data sets of queries (see `data.load_queries`)."""
 
     model: Path
-    train: Path
-    held_out: Path
+    train: str
+    held_out: str
 
 
 def cache_root() -> Path:
@@ -30,11 +30,12 @@ def resolve_assets(config: TapoConfig, progress: Callable[[str, float], None] | 
     Raises:
         UserError: the cache folder cannot be written to.
     """
-    wanted = (config.model.path, config.data.train, config.data.held_out)
-    if NANO not in wanted:
-        return Assets(*(Path(path) for path in wanted))
-    from tapo_core.nano.prepare import prepare
+    model, train, held_out = config.model.path, config.data.train, config.data.held_out
+    if NANO in (model, train, held_out):
+        from tapo_core.nano.prepare import prepare
 
-    nano = prepare(config.nano, cache_root() / "nano", progress)
-    made = (nano.model_path, nano.train_path, nano.held_out_path)
-    return Assets(*(there if path == NANO else Path(path) for path, there in zip(wanted, made, strict=True)))
+        nano = prepare(config.nano, cache_root() / "nano", progress)
+        model = str(nano.model_path) if model == NANO else model
+        train = str(nano.train_path) if train == NANO else train
+        held_out = str(nano.held_out_path) if held_out == NANO else held_out
+    return Assets(Path(model), train, held_out)

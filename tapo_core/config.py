@@ -6,12 +6,13 @@ else is our documented choice.
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tapo_core.errors import ConfigError
 from tapo_core.ids import digest
@@ -52,11 +53,54 @@ class ModelConfig(_Section):
     """Passed to the chat template, for example enable_thinking = false for Qwen3."""
 
 
+class ColumnsConfig(_Section):
+    """What the columns of a data set are called. Other columns are ignored."""
+
+    problem: str = "problem"
+    answer: str = "answer"
+    """The gold answer."""
+    family: str | None = None
+    """Kept with the query, like the level. None = the column "family", if there is one."""
+    level: str | None = None
+    """A whole number, or a text that ends in one, such as Level 5; anything else is no level. None = the column "level", if
+    there is one."""
+    answer_pattern: str | None = None
+    """Regular expression with one group: the gold answer is what the group finds in the answer column, first match. For
+    GSM8K: '#### (.+)'. A row without a match is bad."""
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _one_group(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                groups = re.compile(pattern).groups
+            except re.error as error:
+                raise ValueError(f"not a regular expression ({error})") from error
+            if groups != 1:
+                raise ValueError(
+                    f"{groups} groups in it; put parentheses around the answer, and (?:...) around the rest"
+                )
+        return pattern
+
+
 class DataConfig(_Section):
-    """Where queries come from: JSONL files with the columns problem and answer (id, family, level optional)."""
+    """Where queries come from (docs/data.md): a file of JSON lines, a Parquet file, a folder that `datasets` can read, or
+    hf:owner/name on the Hugging Face Hub."""
 
     train: str = NANO
+    """A path, path:split, hf:owner/name, hf:owner/name:split, hf:owner/name/config:split; or "nano"."""
     held_out: str = NANO
+    """Like train."""
+    columns: ColumnsConfig = ColumnsConfig()
+    """Of train and, unless it has its own, of held_out; not applied to "nano"."""
+    held_out_columns: ColumnsConfig | None = None
+    """Of held_out, where its columns are called otherwise: a table with the keys of data.columns."""
+    skip_bad_rows: bool = False
+    """Whether bad rows of train and held_out are left out and counted. false: the first one stops the run. A benchmark is
+    read whole or not at all."""
+    decontaminate: Literal["report", "drop", "off"] = "report"
+    """What becomes of training queries that are duplicates of held-out queries or benchmark problems: stored in table
+    query_overlap (report), and left out of the run (drop); off = not looked for."""
     queries_per_iteration: PositiveInt = 48
     instruction: str = ""
     """Put after every query, on a line of its own; for example: Put the final answer within \\boxed{}."""
@@ -204,6 +248,23 @@ class UpdateConfig(_Section):
     """DeepSpeed checkpoints kept, newest first. Weights of every policy version are kept."""
 
 
+class SourceConfig(_Section):
+    """A data set: written as its path alone, or as a table with path and columns."""
+
+    path: str
+    """Like data.train."""
+    columns: ColumnsConfig = ColumnsConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"path": value}
+        if not isinstance(value, Mapping | cls):
+            raise ValueError("write a path, or a table: {path = ..., columns = {...}}")
+        return value
+
+
 class EvaluationConfig(_Section):
     """Evaluation before, during and after training: pass@k, cons@k, DSR, ERR, lengths."""
 
@@ -211,9 +272,9 @@ class EvaluationConfig(_Section):
     """Evaluate after every so many iterations, and always before the first and after the last; 0 = only then."""
     queries: PositiveInt = 200
     """The first so many held-out queries."""
-    datasets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")], str] = {}
-    """Benchmarks to evaluate on beside the held-out queries, whole: name = path of a JSONL file like data.train. Example:
-    aime24 = "benchmarks/aime24.jsonl"."""
+    datasets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")], SourceConfig] = {}
+    """Benchmarks to evaluate on beside the held-out queries, whole: name = a place like data.train, or a table with path and
+    columns. Examples: aime24 = "benchmarks/aime24.jsonl"; math500 = {path = "hf:HuggingFaceH4/MATH-500:test"}."""
     samples: PositiveInt = 4
     """Rollouts per query."""
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
@@ -305,12 +366,17 @@ def _explain(error: ValidationError, source: str) -> ConfigError:
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(key, _known_keys(TapoConfig), n=1)
+            section: type[BaseModel] = TapoConfig
+            prefix = ""
+            if item["loc"][:2] == ("evaluation", "datasets"):  # below it come names that are free
+                section, prefix = SourceConfig, f"evaluation.datasets.{item['loc'][2]}."
+            close = difflib.get_close_matches(key, _known_keys(section, prefix), n=1)
             problems.append(f"unknown key {key}" + (f" (did you mean {close[0]}?)" if close else ""))
         elif item["type"] == "missing":
             problems.append(f"key {key} is missing")
         else:
-            problems.append(f"{key}: {item['msg']}" if key else item["msg"].removeprefix("Value error, "))
+            message = item["msg"].removeprefix("Value error, ")
+            problems.append(f"{key}: {message}" if key else message)
     return ConfigError(f"{source}: " + "; ".join(problems))
 
 

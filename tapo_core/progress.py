@@ -16,6 +16,9 @@ class Reporter(Protocol):
     def prepare(self, what: str, share: float) -> None:
         """Something is being made before the run begins; `share` of it (0 to 1) is done."""
 
+    def note(self, text: str) -> None:
+        """Something that a person should know about the run, in one line."""
+
     def stage(self, iteration: int, stage: str) -> None:
         """A stage begins."""
 
@@ -27,11 +30,15 @@ class Reporter(Protocol):
 
 
 class LogReporter:
-    """Reports to the standard log: stages at INFO, progress within a stage at DEBUG."""
+    """Reports to the standard log: notes at WARNING, stages at INFO, progress within a stage at DEBUG."""
 
     def prepare(self, what: str, share: float) -> None:
         """Log what is being made."""
         logger.debug("%s: %.0f%%", what, 100 * share)
+
+    def note(self, text: str) -> None:
+        """Log it as a warning."""
+        logger.warning("%s", text)
 
     def stage(self, iteration: int, stage: str) -> None:
         """Log the stage."""

@@ -70,6 +70,13 @@ class AdvantageGroup(StrEnum):
     CONSTRUCTED = "constructed"
 
 
+class OverlapKind(StrEnum):
+    """How a training query is the same as another problem (see `decontamination`)."""
+
+    EXACT = "exact"  #: the same words
+    NEAR = "near"  #: the same numbers and nearly the same words, or the other problem stands whole in it
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One training run."""
@@ -120,6 +127,22 @@ class Query:
     level: int | None
     source: str  #: file and row it was read from
     content_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueryOverlap:
+    """A training query that is a duplicate of a held-out query or of a benchmark's problem (see `decontamination`)."""
+
+    overlap_id: str
+    run_id: str
+    query_id: str | None  #: the training query; None when it was dropped, and is not in the run
+    source: str  #: file and row of the training query
+    text: str  #: its text
+    other_query_id: str  #: what it is a duplicate of
+    other_split: str  #: "held_out", or the name of a benchmark
+    kind: OverlapKind
+    similarity: float  #: of their words, 0-100
+    dropped: bool
 
 
 @dataclass(frozen=True, slots=True)

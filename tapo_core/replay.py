@@ -118,8 +118,8 @@ class _ReplaySession(Session):
     def __init__(self, run_folder: Path) -> None:
         config = parse_config(json.loads(load(run_folder, Config)[0].config_json), str(run_folder))
         initial = load(run_folder, PolicyVersion, iteration=0)[0]
-        nowhere = Path()  # nothing is read from data files: the queries are in the store
-        super().__init__(config, Assets(Path(initial.checkpoint_path), nowhere, nowhere), run_folder)
+        # No data file is read: the queries are in the store.
+        super().__init__(config, Assets(Path(initial.checkpoint_path), train="", held_out=""), run_folder)
         self.run_id = load(run_folder, Run)[0].run_id
         self.made: list[Record] = []
 

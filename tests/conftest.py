@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
@@ -12,6 +13,10 @@ os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
 from tapo_core.engines.environment import prepare_environment
 
 prepare_environment()
+
+# No test depends on how fast the machine is.
+settings.register_profile("tapo", deadline=None)
+settings.load_profile("tapo")
 
 
 @pytest.fixture(scope="session")

@@ -70,6 +70,40 @@ def test_bad_usage_is_exit_code_2(tmp_path: Path) -> None:
     assert tapo("nonsense", cwd=tmp_path).returncode == 2
 
 
+def test_data_shows_what_a_configuration_names_and_writes_nothing(tmp_path: Path) -> None:
+    bench = tmp_path / "bench.jsonl"
+    bench.write_text('{"question": "Start with 1. Add 2.", "answer": "so #### 3"}\n')
+    queries = tmp_path / "queries.jsonl"
+    rows = [{"problem": f"Start with {i}. Add 2 ;", "answer": str(i + 2), "level": i % 2} for i in range(30)]
+    queries.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"problem": "?", "answer": ""}\n')
+    columns = '{problem="question", answer_pattern="#### (.+)"}'
+    settings = [
+        f"data.train={queries}",
+        "data.skip_bad_rows=true",
+        f'evaluation.datasets={{bench={{path="{bench}", columns={columns}}}}}',
+    ]
+    before = sorted(tmp_path.rglob("*"))
+    done = tapo("data", CONFIG, *(part for setting in settings for part in ("--set", setting)), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+    lines = [" ".join(line.replace("│", " ").split()) for line in done.stdout.splitlines()]
+    assert f"train {queries} 30 1 0: 15, 1: 15" in lines
+    assert "held_out nano 80 0 chain: 80 3: 80" in lines
+    assert f"bench {bench} 1 0" in lines
+    assert f"skipped in train: {queries}:31: the answer is empty; every row needs a gold answer" in lines
+    assert "bench: 1 exact, 0 near" in lines
+    assert "held_out: 0 exact, 0 near" in lines
+    assert lines[-4:] == [
+        "exact 100.0",
+        f"{queries}:2: Start with 1. Add 2 ;",
+        f"{bench}:1: Start with 1. Add 2.",
+        "Training queries that are duplicates of an earlier one: 0 exact, 0 near",
+    ]
+    check_refused(
+        tapo("data", CONFIG, "--set", "data.train=gone", cwd=tmp_path), tmp_path, "gone: cannot read the data"
+    )
+
+
 def test_sql_and_lineage_without_a_run_say_so(tmp_path: Path) -> None:
     check_refused(tapo("sql", "SELECT 1", cwd=tmp_path), tmp_path, "no run under runs/")
     check_refused(tapo("lineage", "3abc1ac8", "--run", "x", cwd=tmp_path), tmp_path, "no run in x")

@@ -1,13 +1,17 @@
 """Checks on measuring data that is not part of the project: run where TAPO_CONFORMANCE_DATA names its folder."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
 
 import pytest
 
+from tapo_core.config import ColumnsConfig
+from tapo_core.data import load_queries
+from tapo_core.decontamination import find_overlaps, find_repeats
 from tapo_core.error_location.arithmetic import wrong_equation
-from tapo_core.records import VerificationOutcome
+from tapo_core.records import Query, VerificationOutcome
 from tapo_core.verification import verify
 
 FOLDER = os.environ.get("TAPO_CONFORMANCE_DATA")
@@ -53,3 +57,48 @@ def test_the_arithmetic_method_bounds_the_first_error() -> None:
             bounded += label <= found
     assert flagged > 20
     assert bounded / flagged > 0.75, f"{bounded} of {flagged}"
+
+
+def data_sets(folder: str) -> dict[str, list[Query]]:
+    """Every data set in a folder, each row of it a query."""
+    found = {}
+    for path in sorted((Path(FOLDER or "") / folder).glob("*.jsonl")):
+        columns = ColumnsConfig(family="type") if path.stem.startswith("math_train") else ColumnsConfig()
+        found[path.stem] = load_queries(path, path.stem, "", columns=columns)
+        assert len(found[path.stem]) == len(rows(f"{folder}/{path.name}"))
+    return found
+
+
+def test_every_data_set_loads_whole() -> None:
+    benchmarks, train = data_sets("benchmarks"), data_sets("train")
+    assert {name: len(queries) for name, queries in benchmarks.items()} == {
+        **{"aime24": 30, "aime25": 30, "hmmt25": 30},
+        **{"gsm8k_test": 1319, "math500": 500},
+    }
+    assert {query.level for query in benchmarks["math500"]} == {1, 2, 3, 4, 5}
+    assert {query.family for query in train["math_train_7474_clean"]} >= {"Algebra", "Number Theory"}
+
+
+def test_clean_training_sets_have_no_duplicate_in_a_benchmark_and_planted_ones_are_found() -> None:
+    others = [query for queries in data_sets("benchmarks").values() for query in queries]
+    planted = 0
+    for name, queries in data_sets("train").items():
+        assert find_overlaps(queries, others) == [], name
+        # Every tenth benchmark problem, dressed differently, in the midst of the training set.
+        copies = [
+            dataclasses.replace(
+                query, text=query.text.replace("$", " ").replace(r"\frac", r"\dfrac").upper(), source="copy"
+            )
+            for query in others[::10]
+        ]
+        # \DFRAC is no LaTeX, but case is not looked at.
+        found = find_overlaps([*queries, *copies], others)
+        assert {overlap.query.query_id for overlap in found} == {copy.query_id for copy in copies}
+        planted += len(copies)
+    assert planted > 300
+
+
+def test_repeats_within_a_training_set_are_few() -> None:
+    for name, queries in data_sets("train").items():
+        repeats = find_repeats(queries)
+        assert 0 < len(repeats) < len(queries) / 100, name

@@ -68,6 +68,15 @@ def evaluate(
 
 
 @app.command()
+def data(config_file: ConfigFile, overrides: Overrides = None) -> None:
+    """Look at the data sets of a configuration: rows, bad rows, duplicates of benchmarks. Starts and writes nothing."""
+    from tapo_core.cli.data import print_data
+    from tapo_core.config import load_config
+
+    print_data(load_config(config_file, overrides or []))
+
+
+@app.command()
 def compare(
     first: Annotated[str, typer.Argument(help="A policy version: folder of the run, colon, iteration: runs/a:10")],
     second: Annotated[str, typer.Argument(help="What it is compared with, for example runs/b:10")],

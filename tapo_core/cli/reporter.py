@@ -47,6 +47,10 @@ class RichReporter:
         """Show what is being made."""
         self._progress.update(self._task, description=f"preparing: {what}", completed=round(100 * share), total=100)
 
+    def note(self, text: str) -> None:
+        """Print one line that stays."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def stage(self, iteration: int, stage: str) -> None:
         """Show the stage."""
         self._progress.reset(self._task, description=f"iteration {iteration}/{self._iterations}  {stage}", total=None)

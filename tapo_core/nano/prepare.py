@@ -88,11 +88,22 @@ def prepare(config: NanoConfig, cache_root: Path, progress: Progress | None = No
     return assets
 
 
+def write_problems(config: NanoConfig, folder: Path) -> tuple[Path, Path]:
+    """Write the training and the held-out queries, and no model, into a folder; takes well under a second.
+
+    Raises:
+        ConfigError: see `families.generate_problems`.
+    """
+    train, held_out = folder / _TRAIN, folder / _HELD_OUT
+    write_queries(generate_problems(config.mix, config.n_train, config.seed, "train"), train)
+    write_queries(generate_problems(config.mix, config.n_held_out, config.seed, "held_out"), held_out)
+    return train, held_out
+
+
 def _build(config: NanoConfig, name: str, folder: Path, progress: Progress | None) -> None:
     """Write everything into an empty folder; the metadata goes last."""
     # Problems first: a configuration with too few of them fails before the training, not after it.
-    write_queries(generate_problems(config.mix, config.n_train, config.seed, "train"), folder / _TRAIN)
-    write_queries(generate_problems(config.mix, config.n_held_out, config.seed, "held_out"), folder / _HELD_OUT)
+    write_problems(config, folder)
     # Imported here: reading a cached model's problems must not need torch.
     from tapo_core.nano.cold_start import train
     from tapo_core.nano.model import count_parameters

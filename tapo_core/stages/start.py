@@ -1,29 +1,30 @@
 """Stage 0: the run, its configuration, its queries and the initial policy enter the store."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 import tapo_core
-from tapo_core.data import load_queries
+from tapo_core.data import Inputs, load_inputs
+from tapo_core.decontamination import Overlap, find_overlaps, find_repeats
 from tapo_core.errors import ConfigError, DataError
 from tapo_core.files import check_folder
 from tapo_core.ids import canonical_json, deterministic_id, digest, tree_digest
-from tapo_core.records import Config, PolicyVersion, Query, Run
+from tapo_core.records import Config, PolicyVersion, Query, QueryOverlap, Run
 from tapo_core.session import Session, engine_versions
-from tapo_core.store import StageCommit, load
+from tapo_core.store import Record, StageCommit, load
 from tapo_core.tracking import check_tracking
 
 STAGE = "start"
 
 
-def check_inputs(session: Session) -> list[Query]:
+def check_inputs(session: Session) -> Inputs:
     """The run's queries, after everything that a person can get wrong was looked at.
 
     Writes nothing, but for bringing the store of a run that exists up to the present version.
 
     Raises:
         ConfigError: a run of this name exists with another configuration, or a package for tracking is missing.
-        DataError: a data file is missing or malformed, or holds too few queries.
+        DataError: a data set is missing or malformed, or holds too few queries.
         UserError: no checkpoint at model.path, or the run's folder could not be made or written to.
     """
     config = session.config
@@ -32,20 +33,11 @@ def check_inputs(session: Session) -> list[Query]:
     if (session.folder / "store").exists():
         session.open_store()
         _refuse_other_configuration(session)
-    queries = []
-    files = {"train": session.assets.train, "held_out": session.assets.held_out}
-    files |= {name: Path(path) for name, path in config.evaluation.datasets.items()}
-    for split, path in files.items():
-        queries += load_queries(path, split, session.run_id, config.data.instruction)
-    n_train = sum(query.split == "train" for query in queries)
-    if n_train < config.data.queries_per_iteration:
-        raise DataError(
-            f"{session.assets.train}: {n_train} queries, fewer than data.queries_per_iteration = "
-            f"{config.data.queries_per_iteration}; add rows or lower it"
-        )
-    for query in queries:
+    inputs = load_inputs(config, session.assets.train, session.assets.held_out, session.run_id)
+    _check_enough(session, inputs.queries, "")
+    for query in inputs.queries:
         session.prompt_of(query, config.sampler.max_new_tokens)
-    return queries
+    return inputs
 
 
 def start(session: Session) -> StageCommit:
@@ -55,8 +47,7 @@ def start(session: Session) -> StageCommit:
         UserError: see `check_inputs`; or the data or the model changed since the run began. Nothing was written.
     """
     config = session.config
-    queries = check_inputs(session)
-    session.open_store()
+    inputs = check_inputs(session)
     policy = PolicyVersion(
         policy_version_id=deterministic_id("policy_version", run=session.run_id, iteration=0),
         run_id=session.run_id,
@@ -68,10 +59,14 @@ def start(session: Session) -> StageCommit:
         optimizer_digest=None,
         optimizer_steps=0,
     )
-    inputs = digest([policy.checkpoint_digest, sorted(query.query_id for query in queries)])
-    done = session.done(STAGE, 0, inputs)
-    if done is not None:
-        return done
+    # Of the queries as they were read: what is dropped of them follows from them and the configuration.
+    input_digest = digest([policy.checkpoint_digest, sorted(query.query_id for query in inputs.queries)])
+    if (session.folder / "store").exists():
+        done = session.done(STAGE, 0, input_digest)
+        if done is not None:
+            return done
+    queries, overlaps, found = _decontaminated(session, inputs.queries)
+    session.open_store()
     run = Run(
         run_id=session.run_id,
         name=config.run.name,
@@ -83,8 +78,78 @@ def start(session: Session) -> StageCommit:
         created_at=datetime.now(UTC).isoformat(),
     )
     resolved = Config(session.config_digest, canonical_json(config.model_dump(mode="json")))
-    manifest = {"policy_version_id": policy.policy_version_id, "n_queries": len(queries)}
-    return session.commit(STAGE, 0, inputs, manifest, [run, resolved, policy, *queries])
+    skipped = {split: len(rows) for split, rows in inputs.skipped.items() if rows}
+    for split, count in skipped.items():
+        first = inputs.skipped[split][0]
+        session.reporter.note(f"{split}: {count} bad rows were skipped (data.skip_bad_rows); the first: {first}")
+    manifest = {
+        "policy_version_id": policy.policy_version_id,
+        "n_queries": len(queries),
+        "n_skipped_rows": skipped,
+        **found,
+    }
+    records: list[Record] = [run, resolved, policy, *queries, *overlaps]
+    return session.commit(STAGE, 0, input_digest, manifest, records)
+
+
+def _decontaminated(
+    session: Session, queries: Sequence[Query]
+) -> tuple[list[Query], list[QueryOverlap], dict[str, object]]:
+    """The queries of the run, the duplicates that were found, and their counts for the manifest.
+
+    Raises:
+        DataError: too few training queries are left.
+    """
+    settings = session.config.data
+    if settings.decontaminate == "off":
+        return list(queries), [], {"decontaminate": "off"}
+    train = [query for query in queries if query.split == "train"]
+    others = [query for query in queries if query.split != "train"]
+    overlaps = find_overlaps(train, others, settings.instruction)
+    drop = settings.decontaminate == "drop"
+    affected = {overlap.query.query_id for overlap in overlaps}
+    dropped = affected if drop else set()
+    kept = [query for query in queries if query.query_id not in dropped]
+    _check_enough(session, kept, f" after {len(dropped)} duplicates of held-out queries and benchmarks were dropped")
+    if affected:
+        session.reporter.note(
+            f"train: {len(affected)} queries are duplicates of held-out queries or benchmarks and were "
+            f"{'dropped' if drop else 'kept (data.decontaminate)'}; see table query_overlap"
+        )
+    counts: dict[str, object] = {
+        "decontaminate": settings.decontaminate,
+        "n_overlaps": len(overlaps),
+        "n_overlapping_train_queries": len(affected),
+        "n_dropped": len(dropped),
+        "n_repeats_within_train": len(find_repeats(train, settings.instruction)),
+    }
+    return kept, [_row(overlap, drop) for overlap in overlaps], counts
+
+
+def _row(overlap: Overlap, dropped: bool) -> QueryOverlap:
+    query, other = overlap.query, overlap.other
+    return QueryOverlap(
+        overlap_id=deterministic_id("query_overlap", query=query.query_id, other=other.query_id),
+        run_id=query.run_id,
+        query_id=None if dropped else query.query_id,
+        source=query.source,
+        text=query.text,
+        other_query_id=other.query_id,
+        other_split=other.split,
+        kind=overlap.kind,
+        similarity=overlap.similarity,
+        dropped=dropped,
+    )
+
+
+def _check_enough(session: Session, queries: Sequence[Query], why: str) -> None:
+    needed = session.config.data.queries_per_iteration
+    n_train = sum(query.split == "train" for query in queries)
+    if n_train < needed:
+        raise DataError(
+            f"{session.assets.train}: {n_train} queries{why}, fewer than data.queries_per_iteration = {needed}; "
+            "add rows or lower it"
+        )
 
 
 def _refuse_other_configuration(session: Session) -> None:

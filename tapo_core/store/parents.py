@@ -36,6 +36,7 @@ PARENTS: dict[type[Any], tuple[Parent, ...]] = {
     records.Config: (),
     records.PolicyVersion: (Parent("parent_policy_version_id", records.PolicyVersion),),
     records.Query: (),
+    records.QueryOverlap: (_QUERY, Parent("other_query_id", records.Query)),
     records.Rollout: (_QUERY, _POLICY_VERSION),
     records.RolloutTokens: (
         Parent("subject_id", records.Rollout, "role = 'rollout'"),

@@ -27,6 +27,7 @@ Record = (
     | records.Config
     | records.PolicyVersion
     | records.Query
+    | records.QueryOverlap
     | records.Rollout
     | records.RolloutTokens
     | records.Verification
@@ -45,6 +46,7 @@ KEYS: dict[type[Any], tuple[str, ...]] = {
     records.Config: ("config_digest",),
     records.PolicyVersion: ("policy_version_id",),
     records.Query: ("query_id",),
+    records.QueryOverlap: ("overlap_id",),
     records.Rollout: ("rollout_id",),
     records.RolloutTokens: ("subject_id", "role"),
     records.Verification: ("verification_id",),

@@ -31,7 +31,7 @@ from small_run import (
 
 from tapo_core.errors import IntegrityError, StoreLockedError, TransientError, UserError
 from tapo_core.ids import deterministic_id
-from tapo_core.records import Query, Rollout, RolloutTokens, TokenWeight, VerificationOutcome
+from tapo_core.records import OverlapKind, Query, QueryOverlap, Rollout, RolloutTokens, TokenWeight, VerificationOutcome
 from tapo_core.store import StageCommit, StoreReader, StoreWriter, content_digest, load, open_reader, verified_commits
 from tapo_core.store.connection import database_path, ledger_path
 from tapo_core.store.tables import TABLES
@@ -175,6 +175,15 @@ def test_orphans_are_refused(small_start: Path, stage: str, table: str, column: 
         IntegrityError, match=rf"^{table} \(.*\): {column} {NOWHERE} is not in \w+\. Nothing was written"
     ):
         commit(small_start, Stage(1, stage, [*earlier, *mine]))
+
+
+@pytest.mark.parametrize("column", ["query_id", "other_query_id"])
+def test_overlaps_of_unknown_queries_are_refused(small_start: Path, column: str) -> None:
+    overlap = QueryOverlap(
+        NOWHERE, RUN_ID, None, "t:1", "Start.", QUERY_ID, "held_out", OverlapKind.NEAR, 95.0, dropped=False
+    )
+    with pytest.raises(IntegrityError, match=rf"^query_overlap \(.*\): {column} {NOWHERE} is not in query\."):
+        commit(small_start, Stage(1, "sample", [changed(overlap, **{column: NOWHERE})]))
 
 
 @pytest.fixture(scope="module")
