@@ -30,8 +30,9 @@ MIN_SIMILARITY = 90.0
 #: Least words of a problem that is found when it stands whole in a longer one: the n-gram length that is common practice.
 MIN_QUOTED = 13
 #: Words of a problem and length of the n-grams that it is found by; the first line that it is long enough for. Shorter than
-#: `MIN_QUOTED`, because numbers and answer are part of the key: a 13-gram would miss texts with changes here and there.
-GRAM_LENGTHS = ((16, 5), (0, 2))
+#: `MIN_QUOTED`, because numbers and answer are part of the key: a 13-gram would miss texts with changes here and there. Whatever
+#: the length, a text with one word changed still shares an n-gram with the original.
+GRAM_LENGTHS = ((16, 5), (4, 2), (0, 1))
 #: An n-gram that more problems with the same numbers and answer have is their template, and finds nobody.
 MAX_SHARED = 200
 
