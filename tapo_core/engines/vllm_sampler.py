@@ -156,6 +156,8 @@ class VllmSampler:
         """Free the engine."""
         self._policy_version_id = None
         if self._engine is not None:
+            # Without it the key-value cache stays: vLLM's own globals hold on to it.
+            self._engine.llm_engine.engine_core.shutdown()
             self._engine = None
             import gc
 
