@@ -20,12 +20,13 @@ def evaluate_policy(config: TapoConfig, iteration: int | None = None) -> StageRe
     Raises:
         UserError: the run has no such policy version.
     """
-    with open_run(config) as (session, head):
+    with open_run(config, flow=None) as (session, head):
         newest = session.newest_iteration()
         wanted = newest if iteration is None else iteration
         if not 0 <= wanted <= newest:
             raise UserError(f"{session.folder}: no policy version {wanted}; there are 0 to {newest}")
-        updated = session.find_commit("update_policy", wanted)
-        result = evaluate(session, wanted, head if updated is None else updated.chain_digest)
+        made_by = [session.find_commit(stage, wanted) for stage in ("update_policy", "supervised_fine_tuning")]
+        heads = [commit.chain_digest for commit in made_by if commit is not None]
+        result = evaluate(session, wanted, heads[0] if heads else head)
         publish_evaluation(session, wanted)
         return result

@@ -291,6 +291,50 @@ class TrackingConfig(_Section):
     tensorboard (extra "tensorboard")."""
 
 
+class ZpdConfig(_Section):
+    """The filter of a training set before training (`tapo zpd`): keep what is neither too hard nor too easy for the model."""
+
+    samples: PositiveInt = 8
+    """Rollouts per query."""
+    low: Probability = 0.125
+    """Least accuracy of a query that is kept. *paper*: 0.125"""
+    high: Probability = 0.875
+    """Largest accuracy of a query that is kept. *paper*: 0.875"""
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+
+
+class ColdStartConfig(_Section):
+    """Examples for supervised fine-tuning, made from the initial model's own rollouts (`tapo cold-start`)."""
+
+    chunks: Annotated[int, Field(ge=0)] = 0
+    """Sample at most so many chunks of data.queries_per_iteration training queries; 0 = every query once."""
+    sft_per_query: PositiveInt = 1
+    """At most so many different correct rollouts of one query become examples."""
+    n_sft: Annotated[int, Field(ge=0)] = 30000
+    """At most so many examples of a query and a correct rollout; 0 = none of this kind. *paper*: 30000"""
+    n_ift: Annotated[int, Field(ge=0)] = 15000
+    """At most so many examples of a construction prompt and its construction; 0 = none of this kind. *paper*: 15000"""
+
+
+class SftConfig(_Section):
+    """Supervised fine-tuning on the cold-start examples. The paper states none of this: all are our choices. Adam's betas,
+    the weight decay and the ZeRO stage are those of [update]."""
+
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-5
+    """Peak rate. Usual for models of some billion parameters; the built-in one wants a hundred times as much."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up: down to zero along a cosine, or constant."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 10
+    """Optimizer steps of linear warm-up, for the reason given at update.warmup_steps."""
+    epochs: PositiveInt = 2
+    """Passes over the examples, each in an order of its own."""
+    batch_size: PositiveInt = 64
+    """Examples in one optimizer step; the last of an epoch may have fewer."""
+    micro_batch_tokens: PositiveInt = 16384
+    """Padded tokens in one forward and backward pass. It does not change the gradient."""
+    max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
+
+
 class TapoConfig(_Section):
     """Everything about one training run."""
 
@@ -308,6 +352,9 @@ class TapoConfig(_Section):
     update: UpdateConfig = UpdateConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
+    zpd: ZpdConfig = ZpdConfig()
+    cold_start: ColdStartConfig = ColdStartConfig()
+    sft: SftConfig = SftConfig()
     nano: NanoConfig = NanoConfig()
 
     @model_validator(mode="after")
@@ -330,6 +377,10 @@ class TapoConfig(_Section):
             raise ValueError(
                 "locate_error.methods: continuation checks what an earlier method found; put one before it"
             )
+        if self.zpd.low > self.zpd.high:
+            raise ValueError("zpd.low is above zpd.high")
+        if self.cold_start.n_sft == self.cold_start.n_ift == 0:
+            raise ValueError("cold_start.n_sft and cold_start.n_ift are both 0: there would be no examples")
         longest = max(self.sampler.max_new_tokens, self.correction.max_new_tokens, self.locate_error.max_new_tokens)
         if longest >= self.sampler.max_model_len:
             raise ValueError(

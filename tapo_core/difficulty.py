@@ -1,4 +1,4 @@
-"""Difficulty-aware candidate selection (DCS), and who enters the batch.
+"""Difficulty: the zone of proximal development (ZPD) of a training set, candidate selection (DCS), and who enters the batch.
 
 A query is eligible for constructions iff |P| >= n_pos and |N| >= n_neg, with P its correct and N its wrong rollouts (a rollout
 without an answer is wrong; one with an unknown verdict is in neither). Mastered and beyond-reach queries drop out, so that a
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tapo_core.config import FilterConfig
+from tapo_core.config import FilterConfig, ZpdConfig
 from tapo_core.records import ParseOutcome, VerificationOutcome
 
 
@@ -32,6 +32,11 @@ class Reason(StrEnum):
     CONSTRUCTED_GROUP = "constructed_group"  #: selected
     NOT_PARSED = "not_parsed"
     NOT_CORRECT = "not_correct"  #: only with filter.require_correct
+    # queries of a training set
+    ZPD_INSIDE = "zpd_inside"  #: selected
+    ZPD_TOO_HARD = "zpd_too_hard"
+    ZPD_TOO_EASY = "zpd_too_easy"
+    ZPD_UNKNOWN = "zpd_unknown"  #: no verdict is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,12 @@ class GroupCounts:
         unknown = sum(o is VerificationOutcome.UNKNOWN for o in outcomes)
         return cls(correct, len(outcomes) - correct - unknown, unknown)
 
+    @property
+    def accuracy(self) -> float | None:
+        """Share of correct ones among the known verdicts; None if none is known."""
+        known = self.n_correct + self.n_wrong
+        return self.n_correct / known if known else None
+
 
 def judge_query(counts: GroupCounts, config: FilterConfig) -> Reason:
     """`Reason.ELIGIBLE`, or why not."""
@@ -58,6 +69,19 @@ def judge_query(counts: GroupCounts, config: FilterConfig) -> Reason:
     if few_correct:
         return Reason.BEYOND_REACH
     return Reason.MASTERED if few_wrong else Reason.ELIGIBLE
+
+
+def judge_zpd(counts: GroupCounts, config: ZpdConfig) -> Reason:
+    """`Reason.ZPD_INSIDE`, or why not, for a query of a training set. Both bounds belong to the zone.
+
+    Unknown verdicts shrink the sample; they are not wrong.
+    """
+    accuracy = counts.accuracy
+    if accuracy is None:
+        return Reason.ZPD_UNKNOWN
+    if accuracy < config.low:
+        return Reason.ZPD_TOO_HARD
+    return Reason.ZPD_TOO_EASY if accuracy > config.high else Reason.ZPD_INSIDE
 
 
 def draw_candidates(wrong_ids: Sequence[str], config: FilterConfig, seed: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,21 @@ def fsync_tree(folder: Path) -> None:
     for path in folder.rglob("*"):
         _fsync(path)
     _fsync(folder)
+
+
+def publish_text(file: Path, lines: Iterable[str]) -> None:
+    """Write a UTF-8 file, a line break after every line: it appears complete or not at all. An earlier one is replaced.
+
+    Raises:
+        UserError: its folder cannot be made or written to.
+    """
+    make_folder(file.parent)
+    temporary = file.with_name(f".{file.name}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="\n") as opened:
+        opened.writelines(f"{line}\n" for line in lines)
+    _fsync(temporary)
+    os.replace(temporary, file)
+    _fsync(file.parent)
 
 
 @contextmanager

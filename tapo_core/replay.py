@@ -42,8 +42,10 @@ from tapo_core.stages.evaluate import evaluate
 from tapo_core.stages.filter_by_difficulty import filter_by_difficulty
 from tapo_core.stages.locate_error import locate_error
 from tapo_core.stages.sample import sample
+from tapo_core.stages.start import stored_flow
 from tapo_core.stages.update_policy import advantage_rows, batch_members, token_weight_rows
 from tapo_core.stages.verify import verify
+from tapo_core.stages.zpd_filter import zpd_filter
 from tapo_core.store import Record, StageCommit, load, verified_commits
 from tapo_core.store.tables import TABLES
 
@@ -119,8 +121,10 @@ class _ReplaySession(Session):
         config = parse_config(json.loads(load(run_folder, Config)[0].config_json), str(run_folder))
         initial = load(run_folder, PolicyVersion, iteration=0)[0]
         # No data file is read: the queries are in the store.
-        super().__init__(config, Assets(Path(initial.checkpoint_path), train="", held_out=""), run_folder)
+        assets = Assets(Path(initial.checkpoint_path), train="", held_out="")
+        super().__init__(config, assets, flow=None, folder=run_folder)
         self.run_id = load(run_folder, Run)[0].run_id
+        self.flow = stored_flow(self)
         self.made: list[Record] = []
 
     def done(self, stage: str, iteration: int, input_digest: str) -> StageCommit | None:
@@ -195,6 +199,7 @@ _STAGES: dict[str, Callable[[Session, int, str], StageCommit]] = {
     "filter_by_difficulty": filter_by_difficulty,
     "update_policy": _replay_update,
     "evaluate": evaluate,
+    "zpd_filter": zpd_filter,
 }
 
 
@@ -279,7 +284,7 @@ def resample(run_folder: Path, n: int, iteration: int | None = None) -> Resample
         TransientError: the engine could not be started.
     """
     replayed = _ReplaySession(run_folder)
-    live = Session(replayed.config, replayed.assets, run_folder)
+    live = Session(replayed.config, replayed.assets, replayed.flow, run_folder)
     equal: dict[str, Any] = {} if iteration is None else {"iteration": iteration}
     rollouts = load(run_folder, Rollout, run_id=replayed.run_id, **equal)
     drawn = random.Random(derive_seed(0, 0, "resample")).sample(rollouts, min(n, len(rollouts)))

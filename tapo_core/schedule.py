@@ -1,4 +1,4 @@
-"""Which queries an iteration trains on: epochs without replacement, in a seeded order."""
+"""Which queries an iteration works on: seeded epochs without replacement in training, one pass in order before it."""
 
 import random
 from collections.abc import Sequence
@@ -21,3 +21,13 @@ def queries_of_iteration(query_ids: Sequence[str], count: int, iteration: int, r
     epoch, place = divmod(iteration - 1, per_epoch)
     random.Random(derive_seed(run_seed, epoch, "schedule")).shuffle(ids)
     return ids[place * count : (place + 1) * count]
+
+
+def queries_of_chunk(query_ids: Sequence[str], count: int, chunk: int) -> list[str]:
+    """The queries of a chunk (1-based) of one pass over all queries, by id. The last chunk may be smaller than `count`."""
+    return sorted(query_ids)[(chunk - 1) * count : chunk * count]
+
+
+def number_of_chunks(n_queries: int, count: int) -> int:
+    """How many chunks of `count` a pass over all queries has."""
+    return -(-n_queries // count)

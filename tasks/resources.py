@@ -6,18 +6,18 @@ from contextlib import contextmanager
 from tapo_core.assets import resolve_assets
 from tapo_core.config import TapoConfig
 from tapo_core.progress import current_reporter
-from tapo_core.session import Session
+from tapo_core.session import Flow, Session
 from tapo_core.stages.start import start
 
 
 @contextmanager
-def open_run(config: TapoConfig) -> Iterator[tuple[Session, str]]:
-    """A run's session and the digest of its start; engines are freed at the end.
+def open_run(config: TapoConfig, flow: Flow | None = "train") -> Iterator[tuple[Session, str]]:
+    """A run's session and the digest of its start; engines are freed at the end. `flow` None: a run of any flow.
 
     Raises:
         UserError: the configuration, the data, the model or the folder cannot be used. Nothing was written.
     """
-    session = Session(config, resolve_assets(config, current_reporter().prepare))
+    session = Session(config, resolve_assets(config, current_reporter().prepare), flow)
     try:
         yield session, start(session).chain_digest
     finally:

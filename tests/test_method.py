@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapo_core.advantages import Normalised, Rewarded, decoupled_advantages, mean_and_std
-from tapo_core.config import AdvantageConfig, FilterConfig, TokenWeightConfig
+from tapo_core.config import AdvantageConfig, FilterConfig, TokenWeightConfig, ZpdConfig
 from tapo_core.difficulty import (
     GroupCounts,
     Reason,
@@ -17,9 +17,10 @@ from tapo_core.difficulty import (
     judge_construction,
     judge_query,
     judge_rollouts,
+    judge_zpd,
 )
 from tapo_core.records import AdvantageGroup, ParseOutcome, VerificationOutcome
-from tapo_core.schedule import queries_of_iteration
+from tapo_core.schedule import number_of_chunks, queries_of_chunk, queries_of_iteration
 from tapo_core.token_weights import ood_token_weights
 
 C, W = VerificationOutcome.CORRECT, VerificationOutcome.WRONG
@@ -161,3 +162,27 @@ def test_an_epoch_uses_no_query_twice(n: int, count: int, seed: int) -> None:
     flat = list(itertools.chain.from_iterable(epoch))
     assert len(set(flat)) == len(flat) == per_epoch * count
     assert epoch[0] == queries_of_iteration(list(reversed(ids)), count, 1, seed)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "reason"),
+    [
+        ([C] * 1 + [W] * 6 + [N], Reason.ZPD_INSIDE),
+        ([C] * 7 + [W] * 1, Reason.ZPD_INSIDE),
+        ([W] * 8, Reason.ZPD_TOO_HARD),
+        ([C] * 8, Reason.ZPD_TOO_EASY),
+        ([C] * 7 + [U] * 1, Reason.ZPD_TOO_EASY),  # unknown is not wrong
+        ([C] * 1 + [W] * 1 + [U] * 6, Reason.ZPD_INSIDE),
+        ([W] * 1 + [U] * 7, Reason.ZPD_TOO_HARD),
+        ([U] * 8, Reason.ZPD_UNKNOWN),
+    ],
+)
+def test_zpd_bounds_belong_to_the_zone(outcomes: list[VerificationOutcome], reason: Reason) -> None:
+    assert judge_zpd(GroupCounts.of(outcomes), ZpdConfig()) is reason
+
+
+def test_chunks_go_through_every_query_once() -> None:
+    ids = [f"q{n:02d}" for n in range(23)]
+    chunks = [queries_of_chunk(ids[::-1], 5, chunk) for chunk in range(1, number_of_chunks(23, 5) + 1)]
+    assert [query for chunk in chunks for query in chunk] == ids
+    assert [len(chunk) for chunk in chunks] == [5, 5, 5, 5, 3]

@@ -1,6 +1,7 @@
 """The commands of ``tapo``. Exit codes: 0 done, 1 the run stopped, 2 bad input (one line says what), 130 interrupted."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,7 +48,17 @@ def train(config_file: ConfigFile, overrides: Overrides = None) -> None:
     from tapo_core.cli.runs import train_with_progress
     from tapo_core.config import load_config
 
-    train_with_progress(load_config(config_file, overrides or []), f"tapo train {config_file}")
+    train_with_progress(load_config(config_file, overrides or []), _again("train", config_file, overrides or []))
+
+
+@app.command()
+def zpd(config_file: ConfigFile, overrides: Overrides = None) -> None:
+    """Filter a training set: keep the queries that are neither too hard nor too easy for the model."""
+    _quiet_prefect()
+    from tapo_core.cli.runs import filter_with_progress
+    from tapo_core.config import load_config
+
+    filter_with_progress(load_config(config_file, overrides or []), _again("zpd", config_file, overrides or []))
 
 
 @app.command(name="eval")
@@ -137,6 +148,11 @@ def lineage(
 
     render = {LineageFormat.TREE: render_tree, LineageFormat.JSON: to_json, LineageFormat.MERMAID: to_mermaid}
     typer.echo(render[output](trace(_run_folder(run), subject_id)))
+
+
+def _again(command: str, config_file: Path, overrides: list[str]) -> str:
+    """The command line that goes on with what this one began."""
+    return shlex.join(["tapo", command, str(config_file), *(part for key in overrides for part in ("--set", key))])
 
 
 def _policy_at(text: str) -> "PolicyAt":

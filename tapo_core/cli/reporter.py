@@ -19,7 +19,8 @@ FROM iteration_summary WHERE iteration = {iteration}
 class RichReporter:
     """A `Reporter` for people. Use as a context manager."""
 
-    def __init__(self, console: Console, iterations: int) -> None:
+    def __init__(self, console: Console, iterations: int | None = None) -> None:
+        """`iterations`: how many there will be, for flows that tell of iterations."""
         self._console = console
         self._iterations = iterations
         self._began = time.monotonic()
@@ -53,7 +54,10 @@ class RichReporter:
 
     def stage(self, iteration: int, stage: str) -> None:
         """Show the stage."""
-        self._progress.reset(self._task, description=f"iteration {iteration}/{self._iterations}  {stage}", total=None)
+        counted = f"iteration {iteration}/{self._iterations}  {stage}"
+        self._progress.reset(
+            self._task, description=f"{stage} {iteration}" if self._iterations is None else counted, total=None
+        )
 
     def advance(self, done: int, total: int, unit: str) -> None:
         """Move the bar."""

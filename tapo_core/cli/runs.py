@@ -1,4 +1,7 @@
-"""``tapo train`` and ``tapo eval``: the flows, with progress on the terminal."""
+"""``tapo train``, ``eval``, ``zpd`` and ``cold-start``: the flows, with progress on the terminal."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 
@@ -8,8 +11,9 @@ from tapo_core.cli.reporter import RichReporter
 from tapo_core.cli.show import print_table
 from tapo_core.config import TapoConfig
 from tapo_core.progress import reporting
-from tapo_core.session import Session
+from tapo_core.session import Flow, Session
 from tapo_core.stages.start import check_inputs
+from tapo_core.stages.zpd_filter import filtered_set
 from tapo_core.store import query
 
 EVALUATIONS = """
@@ -19,18 +23,39 @@ SELECT dataset, metric, value, low, high, n_queries, n_samples FROM evaluation W
 
 def train_with_progress(config: TapoConfig, again: str) -> None:
     """Run the train flow; `again` is the command that goes on with an interrupted run."""
+    with _watched(config, "train", again, config.run.iterations) as console:
+        from flows.train import train
+
+        train(config)
+    console.print(f"{config.run_folder}: {config.run.iterations} iterations", highlight=False, markup=False)
+
+
+def filter_with_progress(config: TapoConfig, again: str) -> None:
+    """Run the filter of the training set, and say what was kept and where it is."""
+    with _watched(config, "zpd_filter", again) as console:
+        from flows.zpd_filter import filter_training_set
+
+        found = filter_training_set(config)
+    for row in found["histogram"]:
+        console.print(
+            f"accuracy {row['accuracy']:6.1%}  {row['n_queries']:6d} queries  {row['n_kept']:6d} kept", highlight=False
+        )
+    told = f"{found['n_kept']} of {found['n_queries']} queries kept: data.train = {filtered_set(config.run_folder)}"
+    console.print(told, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _watched(config: TapoConfig, flow: Flow, again: str, iterations: int | None = None) -> Iterator[Console]:
+    """Progress on the terminal while a flow runs; `again` is the command that goes on with it after Ctrl-C."""
     console = Console(stderr=True)
     try:
-        with RichReporter(console, config.run.iterations) as reporter, reporting(reporter):
+        with RichReporter(console, iterations) as reporter, reporting(reporter):
             # Before Prefect starts: what a person can get wrong is told at once, and in one line.
-            check_inputs(Session(config, resolve_assets(config, reporter.prepare)))
-            from flows.train import train
-
-            train(config)
+            check_inputs(Session(config, resolve_assets(config, reporter.prepare), flow))
+            yield console
     except KeyboardInterrupt:
         console.print(f"\nInterrupted. Nothing is lost; go on with: {again}", highlight=False, markup=False)
         raise
-    console.print(f"{config.run_folder}: {config.run.iterations} iterations", highlight=False, markup=False)
 
 
 def evaluate_with_progress(config: TapoConfig, iteration: int | None, output: TableFormat) -> None:

@@ -52,7 +52,7 @@ def diagnose_and_correct(session: Session, iteration: int, input_digest: str) ->
         return done
     settings = session.config.correction
     template = load_template(settings.mode, settings.template_name)
-    policy = session.policy_version(iteration - 1)
+    policy = session.sampling_policy(iteration)
     jobs = _jobs(session, iteration, template)
     requests = [job.request for job in jobs if job.request is not None]
     samples: list[Sample] = []

@@ -41,7 +41,7 @@ def locate_error(session: Session, iteration: int, input_digest: str) -> StageCo
     done = session.done(STAGE, iteration, input_digest)
     if done is not None:
         return done
-    policy = session.policy_version(iteration - 1)
+    policy = session.sampling_policy(iteration)
     chosen = _candidates(session, iteration)
     found: dict[str, Location] = {}
     records: list[ErrorLocation] = []

@@ -6,7 +6,6 @@ from tapo_core.config import SamplerConfig
 from tapo_core.engines.protocols import Sample, SampleRequest
 from tapo_core.ids import deterministic_id, digest
 from tapo_core.records import PolicyVersion, Query, Rollout, RolloutKind, RolloutTokens, TokenRole
-from tapo_core.schedule import queries_of_iteration
 from tapo_core.session import Session
 from tapo_core.store import Record, StageCommit
 
@@ -24,13 +23,11 @@ def sample(session: Session, iteration: int, input_digest: str) -> StageCommit:
     if done is not None:
         return done
     config = session.config
-    train = [query_id for query_id, query in session.queries.items() if query.split == "train"]
-    count = config.data.queries_per_iteration
-    chosen = queries_of_iteration(train, count, iteration, config.run.seed)
+    queries = session.queries_of(iteration)
     records = sample_rollouts(
         session,
-        session.policy_version(iteration - 1),
-        [session.queries[query_id] for query_id in chosen],
+        session.sampling_policy(iteration),
+        queries,
         RolloutKind.TRAINING,
         iteration,
         config.sampler.rollouts_per_query,
@@ -39,7 +36,7 @@ def sample(session: Session, iteration: int, input_digest: str) -> StageCommit:
     )
     rollouts = [record for record in records if isinstance(record, Rollout)]
     manifest = {
-        "n_queries": len(chosen),
+        "n_queries": len(queries),
         "n_rollouts": len(rollouts),
         "n_tokens": sum(rollout.n_tokens for rollout in rollouts),
         "policy_version_id": rollouts[0].policy_version_id,

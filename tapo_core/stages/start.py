@@ -10,11 +10,14 @@ from tapo_core.errors import ConfigError, DataError
 from tapo_core.files import check_folder
 from tapo_core.ids import canonical_json, deterministic_id, digest, tree_digest
 from tapo_core.records import Config, PolicyVersion, Query, QueryOverlap, Run
-from tapo_core.session import Session, engine_versions
+from tapo_core.session import Flow, Session, engine_versions
 from tapo_core.store import Record, StageCommit, load
 from tapo_core.tracking import check_tracking
 
 STAGE = "start"
+
+#: The flow of a run that does not say: it was begun before there were others.
+_DEFAULT_FLOW: Flow = "train"
 
 
 def check_inputs(session: Session) -> Inputs:
@@ -23,7 +26,8 @@ def check_inputs(session: Session) -> Inputs:
     Writes nothing, but for bringing the store of a run that exists up to the present version.
 
     Raises:
-        ConfigError: a run of this name exists with another configuration, or a package for tracking is missing.
+        ConfigError: a run of this name exists with another configuration, or is of another flow; or a package for tracking
+            is missing.
         DataError: a data set is missing or malformed, or holds too few queries.
         UserError: no checkpoint at model.path, or the run's folder could not be made or written to.
     """
@@ -33,6 +37,7 @@ def check_inputs(session: Session) -> Inputs:
     if (session.folder / "store").exists():
         session.open_store()
         _refuse_other_configuration(session)
+        _refuse_other_flow(session)
     inputs = load_inputs(config, session.assets.train, session.assets.held_out, session.run_id)
     _check_enough(session, inputs.queries, "")
     for query in inputs.queries:
@@ -85,6 +90,7 @@ def start(session: Session) -> StageCommit:
     manifest = {
         "policy_version_id": policy.policy_version_id,
         "n_queries": len(queries),
+        "flow": session.flow or _DEFAULT_FLOW,
         "n_skipped_rows": skipped,
         **found,
     }
@@ -158,4 +164,24 @@ def _refuse_other_configuration(session: Session) -> None:
         raise ConfigError(
             f"{session.folder}: a run of this name exists with another configuration (digest "
             f"{runs[0].config_digest[:12]}, now {session.config_digest[:12]}); choose another run.name, or delete the folder"
+        )
+
+
+def stored_flow(session: Session) -> Flow | None:
+    """The flow that a run is of; None if it was not begun."""
+    begun = session.find_commit(STAGE, 0)
+    session.release_store()
+    if begun is None:
+        return None
+    flow: Flow = begun.manifest.get("flow", _DEFAULT_FLOW)
+    return flow
+
+
+def _refuse_other_flow(session: Session) -> None:
+    """Iterations mean different things to different flows: one must not go on with the stages of another."""
+    flow = stored_flow(session)
+    if None not in (flow, session.flow) and flow != session.flow:
+        raise ConfigError(
+            f"{session.folder}: a run of this name exists that is of the flow {flow}, not {session.flow}; choose another "
+            "run.name"
         )

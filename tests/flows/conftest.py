@@ -33,6 +33,24 @@ NANO = [
 Configure = Callable[..., TapoConfig]
 
 
+class StopAt:
+    """A reporter that interrupts the run when a stage begins, as Ctrl-C does."""
+
+    def __init__(self, iteration: int, stage: str) -> None:
+        self.at = (iteration, stage)
+        self.seen: list[tuple[int, str]] = []
+
+    def prepare(self, what: str, share: float) -> None: ...
+    def note(self, text: str) -> None: ...
+    def advance(self, done: int, total: int, unit: str) -> None: ...
+    def iteration(self, run_folder: Path, iteration: int) -> None: ...
+
+    def stage(self, iteration: int, stage: str) -> None:
+        self.seen.append((iteration, stage))
+        if (iteration, stage) == self.at:
+            raise KeyboardInterrupt
+
+
 @pytest.fixture
 def configure(nano_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
     """A function that makes the configuration of a small run: name, then overrides."""

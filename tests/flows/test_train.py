@@ -33,28 +33,10 @@ from tapo_core.records import (
 from tapo_core.replay import Resampled, replay, resample
 from tapo_core.steps import split_steps
 from tapo_core.store import load, query, verified_commits
-from tests.flows.conftest import Configure
+from tests.flows.conftest import Configure, StopAt
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 STAGES = ["sample", "verify", "locate_error", "diagnose_and_correct", "filter_by_difficulty", "update_policy"]
-
-
-class StopAt:
-    """A reporter that interrupts the run when a stage begins, as Ctrl-C does."""
-
-    def __init__(self, iteration: int, stage: str) -> None:
-        self.at = (iteration, stage)
-        self.seen: list[tuple[int, str]] = []
-
-    def prepare(self, what: str, share: float) -> None: ...
-    def note(self, text: str) -> None: ...
-    def advance(self, done: int, total: int, unit: str) -> None: ...
-    def iteration(self, run_folder: Path, iteration: int) -> None: ...
-
-    def stage(self, iteration: int, stage: str) -> None:
-        self.seen.append((iteration, stage))
-        if (iteration, stage) == self.at:
-            raise KeyboardInterrupt
 
 
 def commits(config: TapoConfig) -> list[tuple[int, str]]:
