@@ -77,6 +77,13 @@ class OverlapKind(StrEnum):
     NEAR = "near"  #: the same numbers and nearly the same words, or the other problem stands whole in it
 
 
+class ColdStartKind(StrEnum):
+    """What an example of supervised fine-tuning teaches."""
+
+    SFT = "sft"  #: the query, and a correct rollout
+    IFT = "ift"  #: the construction prompt, and a construction that parsed and verified as correct
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One training run."""
@@ -109,7 +116,9 @@ class PolicyVersion:
     parent_policy_version_id: str | None
     checkpoint_path: str  #: relative to the run's folder, or absolute for the initial model
     checkpoint_digest: str  #: `ids.tree_digest` of the Hugging Face folder
-    optimizer_path: str | None  #: DeepSpeed checkpoint, relative to the run's folder; None for the initial model
+    optimizer_path: (
+        str | None
+    )  #: DeepSpeed checkpoint, relative to the run's folder; None for the initial model and after SFT
     optimizer_digest: str | None
     optimizer_steps: int  #: optimizer steps taken since version 0
 
@@ -331,3 +340,17 @@ class Evaluation:
     interval_method: str
     n_queries: int
     n_samples: int  #: rollouts for each query
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStartExample:
+    """One example of supervised fine-tuning, made from what the initial model wrote. Its tokens are in `RolloutTokens`."""
+
+    example_id: str
+    run_id: str
+    iteration: int  #: that of the policy version that is trained on it; the chunk is the subject's own iteration
+    kind: ColdStartKind
+    subject_id: str  #: rollout_id for SFT, correction_id for IFT
+    query_id: str
+    n_tokens: int  #: completion tokens, which are those with a loss
+    content_sha256: str  #: of prompt and completion token ids

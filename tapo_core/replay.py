@@ -22,6 +22,7 @@ from tapo_core.errors import UserError
 from tapo_core.ids import derive_seed, digest
 from tapo_core.records import (
     Advantage,
+    ColdStartExample,
     Config,
     Correction,
     ErrorLocation,
@@ -37,6 +38,7 @@ from tapo_core.records import (
     Verification,
 )
 from tapo_core.session import Session
+from tapo_core.stages.build_cold_start_data import build_cold_start_data
 from tapo_core.stages.diagnose_and_correct import diagnose_and_correct
 from tapo_core.stages.evaluate import evaluate
 from tapo_core.stages.filter_by_difficulty import filter_by_difficulty
@@ -60,6 +62,7 @@ _REPLAYED = (
     Advantage,
     TokenWeight,
     Evaluation,
+    ColdStartExample,
 )
 #: Relative difference that another machine's last digits may make: in sums of float64, and in what is stored as float32.
 _TOLERANCE, _TOLERANCE_FLOAT32 = 1e-9, 1e-5
@@ -200,6 +203,7 @@ _STAGES: dict[str, Callable[[Session, int, str], StageCommit]] = {
     "update_policy": _replay_update,
     "evaluate": evaluate,
     "zpd_filter": zpd_filter,
+    "build_cold_start_data": build_cold_start_data,
 }
 
 

@@ -11,7 +11,7 @@ from tapo_core.chat import Chat
 from tapo_core.config import TapoConfig
 from tapo_core.engines.environment import prepare_environment
 from tapo_core.engines.probe import probe
-from tapo_core.engines.protocols import PolicyRef, PolicyTrainer, Sampler, SampleRequest
+from tapo_core.engines.protocols import FineTuner, PolicyRef, PolicyTrainer, Sampler, SampleRequest
 from tapo_core.errors import DataError, IntegrityError, UserError
 from tapo_core.files import make_folder
 from tapo_core.ids import canonical_json, derive_seed, deterministic_id
@@ -90,6 +90,12 @@ class Session:
             self.assets.model,
         )
 
+    def fine_tuner(self) -> FineTuner:
+        """A new engine for supervised fine-tuning. It keeps nothing from one call to the next; close it after use."""
+        from tapo_core.engines.openrlhf_sft import OpenRlhfFineTuner
+
+        return OpenRlhfFineTuner(self.config.sft, self.config.update, self.config.model.dtype, self.config.run.seed)
+
     @cached_property
     def queries(self) -> dict[str, Query]:
         """All queries of the run, by id."""
@@ -143,7 +149,8 @@ class Session:
         """The iteration that the newest policy version came out of."""
         return max(version.iteration for version in self._reader.load(PolicyVersion, run_id=self.run_id))
 
-    def _ref(self, version: PolicyVersion) -> PolicyRef:
+    def ref(self, version: PolicyVersion) -> PolicyRef:
+        """A policy version with the places of its files."""
         return PolicyRef(
             policy_version_id=version.policy_version_id,
             checkpoint=self.folder / version.checkpoint_path,
@@ -161,7 +168,7 @@ class Session:
         sampler = self._sampler
         if sampler.policy_version_id != version.policy_version_id:
             settings = self.config.sampler
-            policy = self._ref(version)
+            policy = self.ref(version)
             sampler.load_policy(policy)
             requests = [
                 SampleRequest(
@@ -180,7 +187,7 @@ class Session:
         """The trainer, holding a policy version with its optimizer state."""
         trainer = self._trainer
         if trainer.policy_version_id != version.policy_version_id:
-            trainer.load_policy(self._ref(version))
+            trainer.load_policy(self.ref(version))
         return trainer
 
     def prompt_of(self, query: Query, max_new_tokens: int) -> list[int]:

@@ -113,8 +113,8 @@ def test_help_is_quick_to_import_and_names_the_commands_of_the_readme(tmp_path: 
     done = tapo("--help", cwd=tmp_path)
     assert done.returncode == 0
     readme = (ROOT / "README.md").read_text()
-    used = set(re.findall(r"\.venv/bin/tapo (\w+)", readme)) | {"demo"}
-    assert used == set(re.findall(r"^\s+(\w+)\s{2,}", done.stdout.split("Commands:")[1], re.MULTILINE))
+    used = set(re.findall(r"\.venv/bin/tapo ([\w-]+)", readme)) | {"demo"}
+    assert used == set(re.findall(r"^\s+([\w-]+)\s{2,}", done.stdout.split("Commands:")[1], re.MULTILINE))
     code = (
         "import sys, tapo_core.cli.main; print([m for m in ('torch', 'prefect', 'duckdb', 'vllm') if m in sys.modules])"
     )

@@ -60,7 +60,11 @@ def test_the_paper_map_names_functions_and_tests_that_exist() -> None:
             assert re.search(rf"^\s*(?:def|class) {part}\b", text, re.MULTILINE), f"{file}:{name}"
     for file in re.findall(r"`(tests/[\w/]+\.py)`", page):
         assert (ROOT / file).is_file(), file
-    keys = set(re.findall(r"`((?:sampler|filter|correction|advantage|token_weight|update|evaluation)\.\w+)", page))
+    keys = set(
+        re.findall(
+            r"`((?:sampler|filter|correction|advantage|token_weight|update|evaluation|zpd|cold_start|sft)\.\w+)", page
+        )
+    )
     reference = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     for key in keys:
         section, name = key.split(".")

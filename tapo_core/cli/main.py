@@ -61,6 +61,17 @@ def zpd(config_file: ConfigFile, overrides: Overrides = None) -> None:
     filter_with_progress(load_config(config_file, overrides or []), _again("zpd", config_file, overrides or []))
 
 
+@app.command()
+def cold_start(config_file: ConfigFile, overrides: Overrides = None) -> None:
+    """Fine-tune a model on its own correct rollouts and constructions, before it is trained with TAPO."""
+    _quiet_prefect()
+    from tapo_core.cli.runs import cold_start_with_progress
+    from tapo_core.config import load_config
+
+    again = _again("cold-start", config_file, overrides or [])
+    cold_start_with_progress(load_config(config_file, overrides or []), again)
+
+
 @app.command(name="eval")
 def evaluate(
     config_file: ConfigFile,

@@ -20,6 +20,10 @@ EVALUATIONS = """
 SELECT dataset, metric, value, low, high, n_queries, n_samples FROM evaluation WHERE iteration = {} ORDER BY dataset, metric
 """
 
+HELD_OUT = """
+SELECT iteration AS policy_version, dataset, metric, value, low, high FROM evaluation WHERE metric = 'pass@1' ORDER BY dataset, 1
+"""
+
 
 def train_with_progress(config: TapoConfig, again: str) -> None:
     """Run the train flow; `again` is the command that goes on with an interrupted run."""
@@ -42,6 +46,20 @@ def filter_with_progress(config: TapoConfig, again: str) -> None:
         )
     told = f"{found['n_kept']} of {found['n_queries']} queries kept: data.train = {filtered_set(config.run_folder)}"
     console.print(told, highlight=False, markup=False, soft_wrap=True)
+
+
+def cold_start_with_progress(config: TapoConfig, again: str) -> None:
+    """Run the cold start, and say what it learnt from, how it did before and after, and where the checkpoint is."""
+    with _watched(config, "cold_start", again) as console:
+        from flows.cold_start import cold_start
+
+        made = cold_start(config)
+    print_table(query(config.run_folder, HELD_OUT), TableFormat.TABLE)
+    for told in (
+        f"{made['n_sft']} SFT and {made['n_ift']} IFT examples: {made['examples']}",
+        f"model.path = {made['checkpoint']}",
+    ):
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tapo_core.config import UpdateConfig
 from tapo_core.engines.environment import has_gpu, prepare_environment
 from tapo_core.errors import IntegrityError
 
@@ -81,7 +80,7 @@ def import_openrlhf() -> None:
         module.torch_dist_barrier_and_cuda_sync = torch.distributed.barrier
 
 
-def make_strategy(config: UpdateConfig, dtype: str, seed: int) -> "DeepspeedStrategy":
+def make_strategy(zero_stage: int, max_grad_norm: float, dtype: str, seed: int) -> "DeepspeedStrategy":
     """A `DeepspeedStrategy` with its process group set up: torchrun's ranks where there are some, else one rank here.
 
     Micro-batches are cut by us (by tokens), so gradient accumulation is left to the caller, as in OpenRLHF's dynamic
@@ -120,17 +119,17 @@ def make_strategy(config: UpdateConfig, dtype: str, seed: int) -> "DeepspeedStra
         local_rank=int(os.environ["LOCAL_RANK"]),
         ds=argparse.Namespace(
             param_dtype={"float32": "fp32", "bfloat16": "bf16"}[dtype],
-            zero_stage=config.zero_stage,
+            zero_stage=zero_stage,
             tensor_parallel_size=1,
         ),
         train=argparse.Namespace(dynamic_batch_enable=True),
     )
     strategy = Strategy(
         seed=seed,
-        max_norm=config.max_grad_norm,
+        max_norm=max_grad_norm,
         micro_train_batch_size=1,
         train_batch_size=int(os.environ["WORLD_SIZE"]),
-        zero_stage=config.zero_stage,
+        zero_stage=zero_stage,
         args=settings,
     )
     strategy.setup_distributed()

@@ -3,18 +3,16 @@
 import os
 import random
 import shutil
-import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tapo_core.config import TokenWeightConfig, UpdateConfig
-from tapo_core.engines.environment import has_gpu
-from tapo_core.engines.hf import load_model, load_tokenizer, response_logprobs
-from tapo_core.engines.openrlhf_runtime import load_optimizer, make_strategy
+from tapo_core.engines.hf import load_model, response_logprobs
+from tapo_core.engines.openrlhf_actor import OpenRlhfActor, micro_batches
+from tapo_core.engines.openrlhf_runtime import load_optimizer
 from tapo_core.engines.protocols import PolicyRef, StepMetrics, TokenScores, TrainingTrajectory
-from tapo_core.files import fsync_tree, publish_folder
 from tapo_core.ids import tree_digest
 from tapo_core.records import AdvantageGroup
 from tapo_core.token_weights import ood_token_weights
@@ -25,22 +23,7 @@ if TYPE_CHECKING:
 _GROUPS = (AdvantageGroup.ORIGINAL, AdvantageGroup.CONSTRUCTED)
 
 
-def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices in batches of similar length, whose padded size (rows x longest) is at most `max_tokens`.
-
-    A sequence longer than `max_tokens` gets a batch of its own. Order within equal lengths is kept, so that the result
-    depends on the lengths alone.
-    """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batches and (len(batches[-1]) + 1) * lengths[index] <= max_tokens:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
-
-
-class OpenRlhfTrainer:
+class OpenRlhfTrainer(OpenRlhfActor):
     """`PolicyTrainer` on OpenRLHF and DeepSpeed in this process (see `engines.protocols.PolicyTrainer`)."""
 
     def __init__(
@@ -53,85 +36,23 @@ class OpenRlhfTrainer:
         reference: Path,
     ) -> None:
         """`reference`: the checkpoint that `kl_coefficient` keeps the policy near; loaded only if it is above 0."""
-        import importlib.metadata
-
-        self.name = f"openrlhf {importlib.metadata.version('openrlhf')}"
+        super().__init__(dtype, temperature, seed, config, config.learning_rate, config.max_grad_norm)
         self._config = config
         self._token_weight = token_weight
-        self._dtype = dtype
-        self._temperature = temperature
-        self._seed = seed
         self._reference_checkpoint = reference
-        self._device = "cuda" if has_gpu() else "cpu"
-        self._strategy: Any = None
-        self._actor: Any = None
-        self._optimizer: Any = None
-        self._scheduler: Any = None
-        self._tokenizer: Any = None
-        self._policy_version_id: str | None = None
-
-    @property
-    def policy_version_id(self) -> str | None:
-        """The policy version the weights equal."""
-        return self._policy_version_id
 
     def load_policy(self, policy: PolicyRef) -> None:
         """Take weights and optimizer state from files."""
-        from tapo_core.engines.openrlhf_runtime import import_openrlhf
-
-        import_openrlhf()
-        from openrlhf.models import Actor
-
-        self.close()
-        if self._strategy is None:
-            self._strategy = make_strategy(self._config, self._dtype, self._seed)
-        actor = Actor(load_model(policy.checkpoint, self._dtype, self._device), temperature=self._temperature)
-        # Actor sets this only when it loads the model itself, which it does with trust_remote_code.
-        actor.packing_samples = False
-        actor.model.config.use_cache = False
-        self._actor, self._optimizer, self._scheduler = self._strategy.prepare((actor, self._optimizer_settings()))
-        if policy.optimizer is None:
-            # The schedule begins at rate 0, which would make the first update do nothing; skipping that value is meant.
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
-                self._scheduler.step()
-        else:
-            load_optimizer(self._actor.model, policy.optimizer, policy.optimizer_digest, tree_digest(policy.optimizer))
-        self._tokenizer = load_tokenizer(policy.checkpoint)
-        self._policy_version_id = policy.policy_version_id
-
-    def _optimizer_settings(self) -> dict[str, Any]:
-        return {
-            "optim": "adam",
-            "adam": {
-                "lr": self._config.learning_rate,
-                "betas": list(self._config.adam_betas),
-                "eps": 1e-8,
-                "weight_decay": self._config.weight_decay,
-            },
-            "max_norm": self._config.max_grad_norm,
+        schedule = {
             # Constant in the end: a run may be continued for any number of iterations, which no decaying schedule allows.
             "lr_scheduler": "constant_with_warmup",
             "lr_warmup_ratio": 1.0,
             "scheduler_steps": self._config.warmup_steps,
         }
-
-    def _pad(
-        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
-    ) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]:
-        """Right-padded ids [B, T], attention mask [B, T] and response mask [B, T-1]; index t of the last scores token t+1."""
-        import torch
-
-        rows = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
-        longest = max(len(row) for row in rows)
-        pad = self._tokenizer.pad_token_id
-        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=self._device)
-        lengths = torch.tensor([[len(row)] for row in rows], device=self._device)
-        starts = torch.tensor([[len(p)] for p in prompts], device=self._device)
-        position = torch.arange(longest, device=self._device)[None]
-        attention = (position < lengths).long()
-        response = ((position >= starts) & (position < lengths))[:, 1:].float()
-        return ids, attention, response
+        self._load(policy.checkpoint, schedule)
+        if policy.optimizer is not None:
+            load_optimizer(self._actor.model, policy.optimizer, policy.optimizer_digest, tree_digest(policy.optimizer))
+        self._policy_version_id = policy.policy_version_id
 
     def score(self, prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> list[TokenScores]:
         """Log-probabilities and entropies of responses."""
@@ -143,9 +64,7 @@ class OpenRlhfTrainer:
         for batch in micro_batches(lengths, self._config.micro_batch_tokens):
             ids, attention, _ = self._pad([prompts[i] for i in batch], [responses[i] for i in batch])
             with torch.no_grad():
-                logprobs, output = self._actor(
-                    ids, attention_mask=attention, return_output=True, return_logprobs=True, return_entropy=True
-                )
+                logprobs, output = self._forward(ids, attention, entropy=True)
             for row, i in enumerate(batch):
                 span = slice(len(prompts[i]) - 1, lengths[i] - 1)
                 scores[i] = TokenScores(logprobs[row, span].tolist(), output.entropy[row, span].tolist())
@@ -209,20 +128,13 @@ class OpenRlhfTrainer:
             metrics |= {f"{name}/{group}": 0.0 for name in ("loss", "clip_fraction", "kl")} if rows else {}
         lengths = [len(t.prompt_token_ids) + len(t.response_token_ids_T) for t in minibatch]
         batches = micro_batches(lengths, self._config.micro_batch_tokens)
-        engine = self._actor.model
         for number, batch in enumerate(batches):
             rows = [minibatch[i] for i in batch]
             total = None
             ids, attention, response = self._pad(
                 [t.prompt_token_ids for t in rows], [t.response_token_ids_T for t in rows]
             )
-            logprobs, output = self._actor(
-                ids,
-                attention_mask=attention,
-                return_output=True,
-                return_logprobs=True,
-                return_entropy=self._weighs_anew,
-            )
+            logprobs, output = self._forward(ids, attention, entropy=self._weighs_anew)
             old = self._spread([t.old_logprobs_T for t in rows], response)
             weights = self._weights(rows, response, logprobs, output)
             advantage = self._spread(
@@ -256,12 +168,7 @@ class OpenRlhfTrainer:
                 metrics[f"clip_fraction/{group}"] += float(clipped) * share
                 metrics[f"kl/{group}"] += float(kl) * share
                 metrics["loss"] += float(part.detach())
-            engine.set_gradient_accumulation_boundary(number == len(batches) - 1)
-            self._strategy.backward(total, self._actor, self._optimizer)
-            metrics["grad_norm"] = self._gradient_norm()
-            self._strategy.optimizer_step(self._optimizer, self._actor, self._scheduler)
-        if self._config.zero_stage > 0:
-            metrics["grad_norm"] = self._strategy.get_grad_norm(self._actor)
+            metrics["grad_norm"] = self._accumulate(total, last=number == len(batches) - 1)
         return StepMetrics(metrics)
 
     @property
@@ -285,13 +192,6 @@ class OpenRlhfTrainer:
             weights.append(ood_token_weights(new, output.entropy[row].detach()[chosen].tolist(), self._token_weight))
         return weights
 
-    def _gradient_norm(self) -> float:
-        """Norm of the gradients gathered so far, before clipping. DeepSpeed tells it only for ZeRO stages above 0."""
-        import torch
-
-        gradients = [p.grad for p in self._actor.model.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
-
     def _column(self, flags: Sequence[bool]) -> "torch.Tensor":
         import torch
 
@@ -306,18 +206,8 @@ class OpenRlhfTrainer:
 
     def publish(self, folder: Path, policy_version_id: str) -> None:
         """Write weights and optimizer state, atomically."""
-        with publish_folder(folder) as temporary:
-            self._strategy.save_model(self._actor, self._tokenizer, str(temporary / "hf"))
-            self._actor.model.save_checkpoint(str(temporary / "deepspeed"), tag="state")
-            fsync_tree(temporary)
+        self._save(folder, optimizer=True)
         self._policy_version_id = policy_version_id
-
-    def close(self) -> None:
-        """Free the model and the optimizer; the process group stays."""
-        self._policy_version_id = None
-        if self._actor is not None:
-            self._actor.model.destroy()
-            self._actor = self._optimizer = self._scheduler = None
 
 
 def _deal(order: Sequence[int], parts: int) -> Iterator[list[int]]:

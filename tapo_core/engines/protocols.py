@@ -95,6 +95,14 @@ class TrainingTrajectory:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingExample:
+    """One example of supervised fine-tuning. Only the completion has a loss."""
+
+    prompt_token_ids: list[int]
+    token_ids_T: list[int]  #: the completion, its end-of-turn token included
+
+
+@dataclass(frozen=True, slots=True)
 class StepMetrics:
     """What one optimizer step reported, name -> value."""
 
@@ -123,6 +131,30 @@ class PolicyTrainer(Protocol):
     def publish(self, folder: Path, policy_version_id: str) -> None:
         """Write the weights to `folder`/hf and the optimizer state to `folder`/deepspeed, atomically: the folder appears
         complete or not at all. An earlier folder of the same name is replaced."""
+
+    def close(self) -> None:
+        """Free memory."""
+
+
+class FineTuner(Protocol):
+    """Cold start: supervised fine-tuning of a policy."""
+
+    name: str
+
+    def fine_tune(
+        self,
+        policy: PolicyRef,
+        examples: Sequence[TrainingExample],
+        seed: int,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[StepMetrics]:
+        """All optimizer steps, in order, from a policy's weights on. `progress` is called with (steps done, steps in all).
+
+        Each step's values: loss (nats a completion token, mean over the batch), grad_norm (before clipping), learning_rate.
+        """
+
+    def publish(self, folder: Path) -> None:
+        """Write the weights to `folder`/hf, atomically: the folder appears complete or not at all."""
 
     def close(self) -> None:
         """Free memory."""

@@ -82,14 +82,7 @@ def _jobs(session: Session, iteration: int, template: Template) -> list[_Job]:
             seed = session.seed(iteration, STAGE, wrong.query_id, wrong.k)
             reference = draw_reference(session, iteration, group, wrong)
             hint = hints.get(wrong.rollout_id)
-            prompt = session.chat.prompt(
-                template.render(
-                    query=session.queries[group.query_id].text,
-                    wrong=wrong.text,
-                    reference=reference.text,
-                    location=_hint_text(hint),
-                )
-            )
+            prompt = session.chat.prompt(construction_message(session, template, wrong, reference, hint))
             request = SampleRequest(prompt, seed, settings.max_new_tokens, settings.temperature, settings.top_p)
             own = tokens[wrong.rollout_id]
             jobs.append(
@@ -112,6 +105,18 @@ def _hints(session: Session, iteration: int) -> dict[str, ErrorLocation]:
     found = [x for x in session.load(ErrorLocation, iteration) if x.step is not None and x.method in order]
     # The last one written under an id stays: the first method of the order.
     return {x.rollout_id: x for x in sorted(found, key=lambda x: -order[x.method])}
+
+
+def construction_message(
+    session: Session, template: Template, wrong: Rollout, reference: Rollout, hint: ErrorLocation | None
+) -> str:
+    """The user message that asks for a construction."""
+    return template.render(
+        query=session.queries[wrong.query_id].text,
+        wrong=wrong.text,
+        reference=reference.text,
+        location=_hint_text(hint),
+    )
 
 
 def _hint_text(hint: ErrorLocation | None) -> str:

@@ -26,13 +26,17 @@ def check_inputs(session: Session) -> Inputs:
     Writes nothing, but for bringing the store of a run that exists up to the present version.
 
     Raises:
-        ConfigError: a run of this name exists with another configuration, or is of another flow; or a package for tracking
-            is missing.
+        ConfigError: a run of this name exists with another configuration, or is of another flow; the flow needs another
+            method; or a package for tracking is missing.
         DataError: a data set is missing or malformed, or holds too few queries.
         UserError: no checkpoint at model.path, or the run's folder could not be made or written to.
     """
     config = session.config
     check_tracking(config.tracking)
+    if session.flow == "cold_start" and config.method != "tapo":
+        raise ConfigError(
+            f'method = {config.method!r} has no constructions to learn: set method = "tapo" for a cold start'
+        )
     check_folder(session.folder)
     if (session.folder / "store").exists():
         session.open_store()

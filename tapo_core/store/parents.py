@@ -60,6 +60,11 @@ PARENTS: dict[type[Any], tuple[Parent, ...]] = {
     records.TokenWeight: (Parent("subject_id", records.Correction),),
     records.UpdateMetric: (_POLICY_VERSION,),
     records.Evaluation: (_POLICY_VERSION,),
+    records.ColdStartExample: (
+        _QUERY,
+        Parent("subject_id", records.Rollout, "kind = 'sft'"),
+        Parent("subject_id", records.Correction, "kind = 'ift'"),
+    ),
 }
 
 

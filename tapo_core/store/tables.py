@@ -38,6 +38,7 @@ Record = (
     | records.TokenWeight
     | records.UpdateMetric
     | records.Evaluation
+    | records.ColdStartExample
 )
 
 #: The columns that tell two rows of a table apart.
@@ -57,6 +58,7 @@ KEYS: dict[type[Any], tuple[str, ...]] = {
     records.TokenWeight: ("run_id", "iteration", "subject_id"),
     records.UpdateMetric: ("run_id", "iteration", "optimizer_step", "name"),
     records.Evaluation: ("evaluation_id",),
+    records.ColdStartExample: ("example_id",),
 }
 
 

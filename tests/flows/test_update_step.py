@@ -7,44 +7,19 @@ import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from types import MethodType
 
 import pytest
 import torch
-from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from tapo_core.config import TokenWeightConfig, UpdateConfig
-from tapo_core.engines.hf import load_model
 from tapo_core.engines.openrlhf_trainer import OpenRlhfTrainer
 from tapo_core.engines.protocols import PolicyRef, TrainingTrajectory
-from tapo_core.nano.config import NanoConfig
-from tapo_core.nano.model import build_model
-from tapo_core.nano.tokenizer import VOCAB_SIZE, build_tokenizer
+from tapo_core.nano.tokenizer import VOCAB_SIZE
 from tapo_core.records import AdvantageGroup
+from tests.flows.conftest import double
 
 TEMPERATURE = 0.8
 RATE = 1e-3
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    build_model(NanoConfig(n_layers=2, hidden_size=64, ffn_size=64), seed=7).save_pretrained(folder)
-    build_tokenizer().save_pretrained(folder)
-    return folder
-
-
-def double(checkpoint: Path) -> torch.nn.Module:
-    """The model in float64 throughout: transformers' norms compute in float32 whatever the weights are."""
-
-    def norm(self: Qwen3RMSNorm, hidden: torch.Tensor) -> torch.Tensor:
-        return self.weight * hidden / torch.sqrt((hidden * hidden).mean(-1, keepdim=True) + self.variance_epsilon)
-
-    model = load_model(checkpoint, "float32", "cpu").double()
-    for module in model.modules():
-        if isinstance(module, Qwen3RMSNorm):
-            module.forward = MethodType(norm, module)  # type: ignore[method-assign]
-    return model
 
 
 def logprobs_of(model: torch.nn.Module, trajectory: TrainingTrajectory) -> list[torch.Tensor]:

@@ -13,6 +13,8 @@ from tapo_core.ids import deterministic_id, sha256_text
 from tapo_core.records import (
     Advantage,
     AdvantageGroup,
+    ColdStartExample,
+    ColdStartKind,
     Config,
     Correction,
     ErrorLocation,
@@ -270,8 +272,20 @@ def evaluate_records() -> list[Record]:
     ]
 
 
+def cold_start_records() -> list[Record]:
+    return [
+        make_example(ColdStartKind.SFT, ROLLOUTS[0]),
+        make_example(ColdStartKind.IFT, CORRECTION_ID),
+    ]
+
+
+def make_example(kind: ColdStartKind, subject_id: str) -> ColdStartExample:
+    example_id = deterministic_id("cold_start_example", subject=subject_id)
+    return ColdStartExample(example_id, RUN_ID, 1, kind, subject_id, QUERY_ID, 2, sha256_text(subject_id))
+
+
 def stages() -> list[Stage]:
-    """The stages of the run, in order."""
+    """The stages of the run, in order. The last is of a run of another flow, for those who want its rows as well."""
     return [
         Stage(0, "start", start_records()),
         Stage(1, "sample", sample_records()),
@@ -279,6 +293,7 @@ def stages() -> list[Stage]:
         Stage(1, "correct", correct_records()),
         Stage(1, "update", update_records()),
         Stage(1, "evaluate", evaluate_records()),
+        Stage(1, "cold_start", cold_start_records()),
     ]
 
 

@@ -17,10 +17,13 @@ from small_run import (
     Stage,
     build_small_run,
     commit,
+    make_example,
     make_query,
+    stages,
 )
 
 from tapo_core.errors import UserError
+from tapo_core.records import ColdStartKind
 from tapo_core.store import Lineage, LineageEdge, LineageNode, lineage, render_tree, to_json, to_mermaid
 
 TWINS = ["aaaaaaaa-0000-8000-8000-000000000001", "aaaaaaaa-0000-8000-8000-000000000002"]
@@ -90,6 +93,21 @@ def test_first_version_stops_at_its_child(run_folder: Path) -> None:
     found = lineage(run_folder, VERSIONS[0])
     assert (VERSIONS[1], "parent", VERSIONS[0]) in _steps(found.descendants)
     assert EVALUATION_ROLLOUT not in found.nodes
+
+
+def test_cold_start_examples(tmp_path: Path) -> None:
+    folder = build_small_run(tmp_path, len(stages()))
+    sft, ift = (
+        record.example_id
+        for record in (make_example(ColdStartKind.SFT, ROLLOUTS[0]), make_example(ColdStartKind.IFT, CORRECTION_ID))
+    )
+    assert {(VERSIONS[1], "trained_on", sft), (VERSIONS[1], "trained_on", ift)} <= _steps(
+        lineage(folder, VERSIONS[1]).ancestors
+    )
+    found = lineage(folder, ift)
+    assert found.start.label == "ift example of 2 tokens"
+    assert (ift, "made_of", CORRECTION_ID) in _steps(found.ancestors)
+    assert (sft, "made_of", ROLLOUTS[0]) in _steps(lineage(folder, ROLLOUTS[0]).descendants)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import duckdb
 import pytest
 from small_run import (
     CONFIG_DIGEST,
+    CORRECTION_ID,
     QUERY_ID,
     ROLLOUTS,
     RUN_ID,
@@ -18,8 +19,10 @@ from small_run import (
     Stage,
     build_small_run,
     changed,
+    cold_start_records,
     commit,
     correct_records,
+    make_example,
     make_query,
     make_rollout,
     make_tokens,
@@ -31,7 +34,16 @@ from small_run import (
 
 from tapo_core.errors import IntegrityError, StoreLockedError, TransientError, UserError
 from tapo_core.ids import deterministic_id
-from tapo_core.records import OverlapKind, Query, QueryOverlap, Rollout, RolloutTokens, TokenWeight, VerificationOutcome
+from tapo_core.records import (
+    ColdStartKind,
+    OverlapKind,
+    Query,
+    QueryOverlap,
+    Rollout,
+    RolloutTokens,
+    TokenWeight,
+    VerificationOutcome,
+)
 from tapo_core.store import StageCommit, StoreReader, StoreWriter, content_digest, load, open_reader, verified_commits
 from tapo_core.store.connection import database_path, ledger_path
 from tapo_core.store.tables import TABLES
@@ -81,7 +93,7 @@ def test_commit_says_what_it_wrote(tmp_path: Path) -> None:
 
 
 def test_all_records_come_back(tmp_path: Path) -> None:
-    build_small_run(tmp_path)
+    build_small_run(tmp_path, len(stages()))
     everything = [record for stage in stages() for record in stage.records]
     for record_class in TABLES:
         expected = [record for record in everything if type(record) is record_class]
@@ -141,6 +153,7 @@ _BY_STAGE = {
     "verify": verify_records(),
     "correct": correct_records(),
     "update": update_records(),
+    "cold_start": cold_start_records(),
 }
 
 
@@ -163,6 +176,8 @@ _BY_STAGE = {
         ("update", "advantage", "query_id"),
         ("update", "token_weight", "subject_id"),
         ("update", "update_metric", "policy_version_id"),
+        ("cold_start", "cold_start_example", "subject_id"),
+        ("cold_start", "cold_start_example", "query_id"),
     ],
 )
 def test_orphans_are_refused(small_start: Path, stage: str, table: str, column: str) -> None:
@@ -184,6 +199,13 @@ def test_overlaps_of_unknown_queries_are_refused(small_start: Path, column: str)
     )
     with pytest.raises(IntegrityError, match=rf"^query_overlap \(.*\): {column} {NOWHERE} is not in query\."):
         commit(small_start, Stage(1, "sample", [changed(overlap, **{column: NOWHERE})]))
+
+
+def test_a_cold_start_example_is_made_of_what_its_kind_says(tmp_path: Path) -> None:
+    build_small_run(tmp_path)
+    for kind, subject_id in ((ColdStartKind.IFT, ROLLOUTS[0]), (ColdStartKind.SFT, CORRECTION_ID)):
+        with pytest.raises(IntegrityError, match=f"subject_id {subject_id} is not in "):
+            commit(tmp_path, Stage(1, "cold_start", [make_example(kind, subject_id)]))
 
 
 @pytest.fixture(scope="module")

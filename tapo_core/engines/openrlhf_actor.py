@@ -1,0 +1,147 @@
+"""A trainable policy on OpenRLHF and DeepSpeed in this process: what the update step and supervised fine-tuning share."""
+
+import importlib.metadata
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tapo_core.config import UpdateConfig
+from tapo_core.engines.environment import has_gpu
+from tapo_core.engines.hf import load_model, load_tokenizer
+from tapo_core.engines.openrlhf_runtime import import_openrlhf, make_strategy
+from tapo_core.files import fsync_tree, publish_folder
+
+if TYPE_CHECKING:
+    import torch
+
+
+def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices in batches of similar length, whose padded size (rows x longest) is at most `max_tokens`.
+
+    A sequence longer than `max_tokens` gets a batch of its own. Order within equal lengths is kept, so that the result
+    depends on the lengths alone.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if batches and (len(batches[-1]) + 1) * lengths[index] <= max_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+class OpenRlhfActor:
+    """OpenRLHF's `Actor` under a `DeepspeedStrategy`, with its tokenizer, optimizer and schedule."""
+
+    def __init__(
+        self, dtype: str, temperature: float, seed: int, adam: UpdateConfig, learning_rate: float, max_grad_norm: float
+    ) -> None:
+        """`adam`: where Adam's betas, the weight decay and the ZeRO stage are."""
+        self.name = f"openrlhf {importlib.metadata.version('openrlhf')}"
+        self._dtype = dtype
+        self._temperature = temperature
+        self._seed = seed
+        self._adam = adam
+        self._learning_rate = learning_rate
+        self._max_grad_norm = max_grad_norm
+        self._device = "cuda" if has_gpu() else "cpu"
+        self._strategy: Any = None
+        self._actor: Any = None
+        self._optimizer: Any = None
+        self._scheduler: Any = None
+        self._tokenizer: Any = None
+        self._policy_version_id: str | None = None
+
+    @property
+    def policy_version_id(self) -> str | None:
+        """The policy version the weights equal."""
+        return self._policy_version_id
+
+    def _load(self, checkpoint: Path, schedule: dict[str, Any]) -> None:
+        """Take weights from a checkpoint, with a fresh optimizer. `schedule`: OpenRLHF's settings of the learning rate."""
+        import_openrlhf()
+        from openrlhf.models import Actor
+
+        self.close()
+        if self._strategy is None:
+            self._strategy = make_strategy(self._adam.zero_stage, self._max_grad_norm, self._dtype, self._seed)
+        actor = Actor(load_model(checkpoint, self._dtype, self._device), temperature=self._temperature)
+        # Actor sets this only when it loads the model itself, which it does with trust_remote_code.
+        actor.packing_samples = False
+        actor.model.config.use_cache = False
+        settings = {
+            "optim": "adam",
+            "adam": {
+                "lr": self._learning_rate,
+                "betas": list(self._adam.adam_betas),
+                "eps": 1e-8,
+                "weight_decay": self._adam.weight_decay,
+            },
+            "max_norm": self._max_grad_norm,
+            **schedule,
+        }
+        self._actor, self._optimizer, self._scheduler = self._strategy.prepare((actor, settings))
+        # The schedule begins at rate 0, which would make the first update do nothing; skipping that value is meant.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
+            self._scheduler.step()
+        self._tokenizer = load_tokenizer(checkpoint)
+
+    def _pad(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]:
+        """Right-padded ids [B, T], attention mask [B, T] and response mask [B, T-1]; index t of the last scores token t+1."""
+        import torch
+
+        rows = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
+        longest = max(len(row) for row in rows)
+        pad = self._tokenizer.pad_token_id
+        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=self._device)
+        lengths = torch.tensor([[len(row)] for row in rows], device=self._device)
+        starts = torch.tensor([[len(p)] for p in prompts], device=self._device)
+        position = torch.arange(longest, device=self._device)[None]
+        attention = (position < lengths).long()
+        response = ((position >= starts) & (position < lengths))[:, 1:].float()
+        return ids, attention, response
+
+    def _forward(
+        self, ids: "torch.Tensor", attention: "torch.Tensor", entropy: bool = False
+    ) -> tuple["torch.Tensor", Any]:
+        """log p of every token but the first, [B, T-1], nats; and the model's output, with `.entropy` if asked."""
+        logprobs, output = self._actor(
+            ids, attention_mask=attention, return_output=True, return_logprobs=True, return_entropy=entropy
+        )
+        return logprobs, output
+
+    def _accumulate(self, loss: "torch.Tensor", last: bool) -> float:
+        """Add a micro-batch's gradient; after the last one take the optimizer step. Gradient norm so far, before clipping."""
+        self._actor.model.set_gradient_accumulation_boundary(last)
+        self._strategy.backward(loss, self._actor, self._optimizer)
+        norm = self._gradient_norm()
+        self._strategy.optimizer_step(self._optimizer, self._actor, self._scheduler)
+        if last and self._adam.zero_stage > 0:
+            norm = self._strategy.get_grad_norm(self._actor)
+        return norm
+
+    def _gradient_norm(self) -> float:
+        """Norm of the gradients gathered so far. DeepSpeed tells it only for ZeRO stages above 0."""
+        import torch
+
+        gradients = [p.grad for p in self._actor.model.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+
+    def _save(self, folder: Path, optimizer: bool) -> None:
+        """Write `folder`/hf, and if asked `folder`/deepspeed, atomically."""
+        with publish_folder(folder) as temporary:
+            self._strategy.save_model(self._actor, self._tokenizer, str(temporary / "hf"))
+            if optimizer:
+                self._actor.model.save_checkpoint(str(temporary / "deepspeed"), tag="state")
+            fsync_tree(temporary)
+
+    def close(self) -> None:
+        """Free the model and the optimizer; the process group stays."""
+        self._policy_version_id = None
+        if self._actor is not None:
+            self._actor.model.destroy()
+            self._actor = self._optimizer = self._scheduler = None
