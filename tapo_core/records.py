@@ -108,7 +108,8 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class PolicyVersion:
-    """A published checkpoint. Version 0 is the initial model; version n came out of iteration n."""
+    """A published checkpoint. Version 0 is the initial model; version n came out of iteration n, in a cold start version 1
+    out of the fine-tuning."""
 
     policy_version_id: str
     run_id: str
