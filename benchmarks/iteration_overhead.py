@@ -25,7 +25,7 @@ from tapo_core.engines.environment import prepare_environment
 prepare_environment()
 
 from flows.train import train
-from tapo_core.config import load_config
+from tapo_core.config_file import load_config
 from tapo_core.engines.openrlhf_trainer import OpenRlhfTrainer
 from tapo_core.engines.vllm_sampler import VllmSampler
 from tapo_core.progress import reporting

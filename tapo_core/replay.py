@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tapo_core.assets import Assets
-from tapo_core.config import parse_config
+from tapo_core.config_file import parse_config
 from tapo_core.engines.protocols import PolicyRef, Sample, Sampler, SampleRequest, TokenScores
 from tapo_core.errors import UserError
 from tapo_core.ids import derive_seed, digest

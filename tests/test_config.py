@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tapo_core.config import TapoConfig, load_config, parse_config
+from tapo_core.config import TapoConfig
+from tapo_core.config_file import load_config, parse_config
 from tapo_core.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]

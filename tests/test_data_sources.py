@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapo_core.config import ColumnsConfig, load_config
+from tapo_core.config import ColumnsConfig
+from tapo_core.config_file import load_config
 from tapo_core.data import load_inputs, load_queries
 from tapo_core.errors import ConfigError, DataError
 

@@ -8,7 +8,8 @@ from rich.console import Console
 import flows
 from tapo_core.cli.runs import train_with_progress
 from tapo_core.cli.show import print_trajectory
-from tapo_core.config import TapoConfig, load_config
+from tapo_core.config import TapoConfig
+from tapo_core.config_file import load_config
 from tapo_core.plots import held_out_pass_at_1, learning_curve
 from tapo_core.records import Correction, ParseOutcome, SubjectKind, Verification, VerificationOutcome
 from tapo_core.store import lineage, load, render_tree

@@ -46,7 +46,7 @@ def train(config_file: ConfigFile, overrides: Overrides = None) -> None:
     """Train a run, or go on with one that was interrupted."""
     _quiet_prefect()
     from tapo_core.cli.runs import train_with_progress
-    from tapo_core.config import load_config
+    from tapo_core.config_file import load_config
 
     train_with_progress(load_config(config_file, overrides or []), _again("train", config_file, overrides or []))
 
@@ -56,7 +56,7 @@ def zpd(config_file: ConfigFile, overrides: Overrides = None) -> None:
     """Filter a training set: keep the queries that are neither too hard nor too easy for the model."""
     _quiet_prefect()
     from tapo_core.cli.runs import filter_with_progress
-    from tapo_core.config import load_config
+    from tapo_core.config_file import load_config
 
     filter_with_progress(load_config(config_file, overrides or []), _again("zpd", config_file, overrides or []))
 
@@ -66,7 +66,7 @@ def cold_start(config_file: ConfigFile, overrides: Overrides = None) -> None:
     """Fine-tune a model on its own correct rollouts and constructions, before it is trained with TAPO."""
     _quiet_prefect()
     from tapo_core.cli.runs import cold_start_with_progress
-    from tapo_core.config import load_config
+    from tapo_core.config_file import load_config
 
     again = _again("cold-start", config_file, overrides or [])
     cold_start_with_progress(load_config(config_file, overrides or []), again)
@@ -84,7 +84,7 @@ def evaluate(
     """Evaluate a policy version of a run on the held-out queries and the benchmarks, and list its metrics."""
     _quiet_prefect()
     from tapo_core.cli.runs import evaluate_with_progress
-    from tapo_core.config import load_config
+    from tapo_core.config_file import load_config
 
     evaluate_with_progress(load_config(config_file, overrides or []), iteration, output)
 
@@ -93,7 +93,7 @@ def evaluate(
 def data(config_file: ConfigFile, overrides: Overrides = None) -> None:
     """Look at the data sets of a configuration: rows, bad rows, duplicates of benchmarks. Starts and writes nothing."""
     from tapo_core.cli.data import print_data
-    from tapo_core.config import load_config
+    from tapo_core.config_file import load_config
 
     print_data(load_config(config_file, overrides or []))
 

@@ -9,7 +9,8 @@ import torch
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from tapo_core.assets import resolve_assets
-from tapo_core.config import TapoConfig, load_config
+from tapo_core.config import TapoConfig
+from tapo_core.config_file import load_config
 from tapo_core.engines.hf import load_model
 from tapo_core.nano.config import NanoConfig
 from tapo_core.nano.model import build_model

@@ -6,7 +6,7 @@ import pytest
 
 from flows.evaluate import evaluate_policy
 from flows.train import train
-from tapo_core.config import load_config
+from tapo_core.config_file import load_config
 from tapo_core.records import Correction, ParseOutcome
 from tapo_core.store import load
 
