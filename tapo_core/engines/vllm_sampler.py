@@ -156,9 +156,10 @@ class VllmSampler:
         """Free the engine."""
         self._policy_version_id = None
         if self._engine is not None:
-            # Without it the key-value cache stays: vLLM's own globals hold on to it.
-            self._engine.llm_engine.engine_core.shutdown()
             self._engine = None
             import gc
 
+            # vLLM freezes the collector when it starts, which would keep the key-value cache for ever. (Its own shutdown does
+            # this too, but also destroys the process groups, the trainer's included.)
+            gc.unfreeze()
             gc.collect()
