@@ -17,7 +17,8 @@ The rules that the rest of TAPO builds on:
 from tapo_core.store.batches import content_digest
 from tapo_core.store.commits import StageCommit
 from tapo_core.store.lineage import Lineage, LineageEdge, LineageNode, lineage, render_tree, to_json
-from tapo_core.store.reader import StoreReader, load, open_reader, query, verified_commits
+from tapo_core.store.reader import StoreReader, load, query, verified_commits
+from tapo_core.store.snapshot import open_reader
 from tapo_core.store.tables import Record
 from tapo_core.store.writer import StoreWriter
 

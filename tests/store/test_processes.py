@@ -17,6 +17,7 @@ from tapo_core.errors import StoreLockedError
 from tapo_core.store import StoreWriter, open_reader, verified_commits
 from tapo_core.store.connection import database_path
 from tapo_core.store.ledger import read_ledger
+from tapo_core.store.reader import open_database
 
 _HOLD = "import duckdb, sys, time; c = duckdb.connect(sys.argv[1]); print('held', flush=True); time.sleep(60)"
 _WRITE = """
@@ -48,7 +49,7 @@ def test_holder_is_named(tmp_path: Path) -> None:
     with _process(_HOLD, str(database_path(tmp_path))) as holder:
         for use in (
             lambda: StoreWriter(tmp_path, lock_seconds=0.2).migrate(),
-            lambda: open_reader(tmp_path, lock_seconds=0.2),
+            lambda: open_database(tmp_path, lock_seconds=0.2),
         ):
             with pytest.raises(StoreLockedError, match=rf"held by PID {holder.pid} .* within 0\.2 s"):
                 use()
