@@ -20,7 +20,7 @@ database, held against the content digest.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from tapo_core.store.commits import StageCommit
 from tapo_core.store.connection import database_path, published_folder, what_to_do
 from tapo_core.store.ledger import LedgerEntry, fsync_folder
 from tapo_core.store.migrate import column_counts
-from tapo_core.store.rows import keys_and_digests, select_list
+from tapo_core.store.rows import arrow_schema, keys_and_digests, select_list
 from tapo_core.store.tables import TABLES, Table
 
 TABLES_BY_NAME: dict[str, Table] = {table.name: table for table in TABLES.values()}
@@ -199,3 +199,45 @@ class Publisher:
         fsync_folder(place.parent)
         for folder in missing:
             fsync_folder(folder.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedFile:
+    """What a published file holds."""
+
+    rows: pyarrow.Table
+    digests: dict[Key, str]  #: of the rows, in the file's order
+    metadata: dict[str, str]
+    repeated: dict[Key, str]  #: see `file_metadata`
+
+
+def read_published(file: Path, table: Table) -> PublishedFile:
+    """A published file. `table`: with the columns that it had when the file was written (`table_at`).
+
+    Raises:
+        OSError, ValueError, TypeError, KeyError: it is no such file. (pyarrow's errors are among them.)
+    """
+    with pyarrow.parquet.ParquetFile(file) as parquet:
+        rows = parquet.read(use_threads=False)
+    metadata = {name.decode(): value.decode() for name, value in (rows.schema.metadata or {}).items()}
+    rows = rows.replace_schema_metadata(None)
+    expected = arrow_schema(table)
+    if rows.schema != expected:
+        raise ValueError(f"its columns are {one_line_schema(rows.schema)}, not {one_line_schema(expected)}")
+    repeated = {tuple(key): row_digest for key, row_digest in json.loads(metadata["repeated"])}
+    return PublishedFile(rows, dict(row_digests(table, rows)), metadata, repeated)
+
+
+def one_line_schema(schema: pyarrow.Schema) -> str:
+    """The names and types of columns."""
+    return ", ".join(f"{column.name} {column.type}" for column in schema)
+
+
+def row_digests(table: Table, rows: pyarrow.Table) -> list[tuple[Key, str]]:
+    """`keys_and_digests` of rows that may hold what the store would have refused; such a row gets a digest that none has."""
+    try:
+        return keys_and_digests(table, rows)
+    except (ValueError, TypeError, AttributeError):
+        if len(rows) > 1:
+            return [item for index in range(len(rows)) for item in row_digests(table, rows.slice(index, 1))]
+        return [(tuple(rows.column(name)[0].as_py() for name in table.key), "not a row that could be stored")]
