@@ -1,1 +1,1 @@
-"""The command line: ``tapo demo | train | eval | sql | lineage``."""
+"""The command line: ``tapo demo | train | eval | compare | sql | shell | lineage | audit``."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tapo_core.cli import audit
+from tapo_core.cli.folders import RunFolder, run_folder
 from tapo_core.cli.formats import TableFormat
 from tapo_core.errors import TapoError, UserError
 
@@ -14,13 +16,11 @@ if TYPE_CHECKING:
     from tapo_core.comparison import PolicyAt
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.add_typer(audit.app, name="audit")
 
 ConfigFile = Annotated[Path, typer.Argument(help="TOML file, for example configs/nano_tapo.toml")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a key: --set section.key=value (may be repeated)")
-]
-RunFolder = Annotated[
-    Path | None, typer.Option("--run", help="Folder of the run; the newest run under runs/ when left out")
 ]
 
 
@@ -95,7 +95,15 @@ def sql(
     from tapo_core.cli.show import print_table
     from tapo_core.store import query
 
-    print_table(query(_run_folder(run), statement, limit_seconds=limit_seconds), output)
+    print_table(query(run_folder(run), statement, limit_seconds=limit_seconds), output)
+
+
+@app.command()
+def shell(run: RunFolder = None) -> None:
+    """Ask a run's store at a prompt: SQL up to a semicolon, on what is committed by then. Read-only."""
+    from tapo_core.cli.shell import run_shell
+
+    run_shell(run_folder(run))
 
 
 @app.command()
@@ -108,7 +116,7 @@ def lineage(
     from tapo_core.store import lineage as trace
     from tapo_core.store import render_tree, to_json
 
-    found = trace(_run_folder(run), subject_id)
+    found = trace(run_folder(run), subject_id)
     typer.echo(to_json(found) if as_json else render_tree(found))
 
 
@@ -124,20 +132,6 @@ def _policy_at(text: str) -> "PolicyAt":
     if not colon or not folder or not iteration.isdecimal():
         raise UserError(f"{text}: write a policy version as the run's folder, a colon and the iteration: runs/a:10")
     return PolicyAt(Path(folder), int(iteration))
-
-
-def _run_folder(run: Path | None) -> Path:
-    """The folder that was named, or the run under runs/ that was written to last.
-
-    Raises:
-        UserError: none was named and there is none.
-    """
-    if run is not None:
-        return run
-    stores = sorted(Path("runs").glob("*/store"), key=lambda store: store.stat().st_mtime)
-    if not stores:
-        raise UserError("no run under runs/: give its folder with --run, or make one with `tapo demo`")
-    return stores[-1].parent
 
 
 def _quiet_prefect() -> None:

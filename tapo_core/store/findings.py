@@ -22,7 +22,7 @@ class Finding:
         place = "" if self.table is None else f"{self.table}{f' ({self.key})' if self.key else ''}: "
         columns = f" [{', '.join(self.columns)}]" if self.columns else ""
         file = f" ({self.file})" if self.file else ""
-        return f"{self.kind}: {self.part}: {place}{self.message}{columns}{file}"
+        return " ".join(f"{self.kind}: {self.part}: {place}{self.message}{columns}{file}".split())
 
 
 @dataclass(slots=True)
