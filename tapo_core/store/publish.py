@@ -167,7 +167,7 @@ class Publisher:
                     sql = f"SELECT {select_list(TABLES_BY_NAME[name])} FROM {name} ORDER BY rowid"
                     stored[name] = connection.execute(sql).to_arrow_table()
                 mine = stored[name].slice(taken[name], count).select(table.column_names)
-                rows[name] = mine.sort_by([(key, "ascending") for key in table.key])
+                rows[name] = mine.cast(arrow_schema(table)).sort_by([(key, "ascending") for key in table.key])
                 digests[name] = dict(keys_and_digests(table, rows[name]))
                 taken[name] += count
             if rows_digest(digests) != commit.content_digest:

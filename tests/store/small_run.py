@@ -66,6 +66,16 @@ def many_queries(stage: int, count: int) -> list[Record]:
     return [make_query(deterministic_id("query", stage=stage, row=row)) for row in range(count)]
 
 
+def many_rows(stage: int, count: int) -> list[Record]:
+    """Rows of several tables that no other stage has: what a small stage of a run writes."""
+    rollouts = [
+        make_rollout(k, f"{stage}.{k} says 19.", rollout_id=deterministic_id("rollout", stage=stage, row=k))
+        for k in range(count)
+    ]
+    tokens = [make_tokens(rollout.rollout_id) for rollout in rollouts]
+    return [*many_queries(stage, count), *rollouts, *tokens]
+
+
 def make_rollout(
     k: int,
     text: str,
