@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,12 @@ class LedgerEntry:
     @property
     def commit(self) -> StageCommit | None:
         """The whole commit; None in a line of an old ledger."""
-        values = asdict(self)
-        if values.pop("migration") is None:
+        if self.migration is None:
             return None
-        return StageCommit(**values)
+        return StageCommit(**{name: getattr(self, name) for name in _COMMIT_FIELDS})
+
+
+_COMMIT_FIELDS = [field.name for field in fields(StageCommit)]
 
 
 def ledger_entry(commit: StageCommit, migration: int) -> LedgerEntry:

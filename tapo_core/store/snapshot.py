@@ -61,7 +61,7 @@ def snapshot_commits(run_folder: Path) -> list[StageCommit]:
     entries = read_ledger(ledger_path(run_folder))
     if not entries and not path.exists():
         raise UserError(f"no run in {run_folder}: there is no {path}. Give the folder of a run.")
-    commits = [entry.commit for entry in entries if entry.commit is not None]
+    commits = [commit for entry in entries if (commit := entry.commit) is not None]
     if len(commits) < len(entries) or not published_folder(run_folder).is_dir():
         raise UserError(f"{path} is of an older version of TAPO. Resume the run, or call StoreWriter.migrate() on it.")
     newest = shipped_migrations()[-1].version

@@ -160,12 +160,13 @@ class StoreWriter:
         if not _one_writer_in_this_process.acquire(timeout=self._lock_seconds):
             raise StoreLockedError(f"{self._database} is held by another thread of this process (PID {os.getpid()})")
         try:
-            entries = read_ledger(self._ledger)
-            if entries and not self._database.exists():
-                raise lost_stage(entries[-1], self._ledger)
+            if not self._database.exists():
+                entries = read_ledger(self._ledger)
+                if entries:
+                    raise lost_stage(entries[-1], self._ledger)
             connection = connect(self._database, read_only=False, config=WRITER_CONFIG, lock_seconds=self._lock_seconds)
             with contextlib.closing(connection), _named_failures(self._database):
-                # Read again: while we waited for the file, its holder may have added a line.
+                # Not earlier: while we waited for the file, its holder may have added a line.
                 entries = read_ledger(self._ledger)
                 unlisted = compare_with_ledger(connection, entries, self._ledger)
                 apply_migrations(connection, shipped_migrations())
@@ -179,7 +180,7 @@ class StoreWriter:
     ) -> None:
         """Do what a crash, or an older version of TAPO, left undone. Most often that is nothing."""
         missing = missing_entries(connection, unlisted, self._ledger)
-        is_old = any(entry.commit is None for entry in entries)
+        is_old = any(entry.migration is None for entry in entries)
         if not (is_old or missing or self._publisher.has_temporaries()):
             published_folder(self._run_folder).mkdir(exist_ok=True)
             return
