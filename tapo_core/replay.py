@@ -37,7 +37,7 @@ from tapo_core.records import (
     TokenWeight,
     Verification,
 )
-from tapo_core.session import Session
+from tapo_core.session import R, Session
 from tapo_core.stages.build_cold_start_data import build_cold_start_data
 from tapo_core.stages.diagnose_and_correct import diagnose_and_correct
 from tapo_core.stages.evaluate import evaluate
@@ -48,7 +48,8 @@ from tapo_core.stages.start import stored_flow
 from tapo_core.stages.update_policy import advantage_rows, batch_members, token_weight_rows
 from tapo_core.stages.verify import verify
 from tapo_core.stages.zpd_filter import zpd_filter
-from tapo_core.store import Record, StageCommit, load, verified_commits
+from tapo_core.store import Record, StageCommit, StoreReader
+from tapo_core.store.commits import check_chain
 from tapo_core.store.tables import TABLES
 
 #: What replay makes again.
@@ -118,15 +119,17 @@ class _RecordedSampler:
 
 
 class _ReplaySession(Session):
-    """A session that reads the store, samples from it, and writes nothing."""
+    """A session that reads a snapshot of the store, samples from it, and writes nothing."""
 
     def __init__(self, run_folder: Path) -> None:
-        config = parse_config(json.loads(load(run_folder, Config)[0].config_json), str(run_folder))
-        initial = load(run_folder, PolicyVersion, iteration=0)[0]
+        snapshot = StoreReader(run_folder)
+        config = parse_config(json.loads(snapshot.load(Config)[0].config_json), str(run_folder))
+        initial = snapshot.load(PolicyVersion, iteration=0)[0]
         # No data file is read: the queries are in the store.
         assets = Assets(Path(initial.checkpoint_path), train="", held_out="")
         super().__init__(config, assets, flow=None, folder=run_folder)
-        self.run_id = load(run_folder, Run)[0].run_id
+        self._reader = snapshot
+        self.run_id = snapshot.load(Run)[0].run_id
         self.flow = stored_flow(self)
         self.made: list[Record] = []
 
@@ -134,9 +137,9 @@ class _ReplaySession(Session):
         """Nothing is done yet: all is made again."""
         return None
 
-    def load(self, record_class: type[Any], iteration: int, **equal: str) -> list[Any]:
-        """From the store, as any reader sees it."""
-        return load(self.folder, record_class, run_id=self.run_id, iteration=iteration, **equal)
+    def all(self, record_class: type[R], **equal: str | int) -> list[R]:
+        """The records of this run in all iterations."""
+        return self._reader.load(record_class, run_id=self.run_id, **equal)
 
     def commit(
         self, stage: str, iteration: int, input_digest: str, manifest: dict[str, Any], records: Sequence[Record]
@@ -150,14 +153,9 @@ class _ReplaySession(Session):
 
     def sampler_at(self, version: PolicyVersion) -> Sampler:
         """What was sampled from a policy version, or about its rollouts."""
-        rollouts = {
-            row.rollout_id: row
-            for row in load(self.folder, Rollout, policy_version_id=version.policy_version_id, run_id=self.run_id)
-        }
-        corrections = {
-            row.correction_id: row
-            for row in load(self.folder, Correction, policy_version_id=version.policy_version_id, run_id=self.run_id)
-        }
+        sampled = {"policy_version_id": version.policy_version_id}
+        rollouts = {row.rollout_id: row for row in self.all(Rollout, **sampled)}
+        corrections = {row.correction_id: row for row in self.all(Correction, **sampled)}
         name = next((rollout.engine for rollout in rollouts.values()), "")
         recorded = _RecordedSampler(name, version.policy_version_id)
         subjects: dict[str, Rollout | Correction] = {**rollouts, **corrections}
@@ -171,6 +169,16 @@ class _ReplaySession(Session):
                 for seed, output in _votes(location):
                     recorded.add(seed, None, Sample(self.chat.encode(output), [], FinishReason.STOP))
         return recorded
+
+    def live_sampler_at(self, version: PolicyVersion) -> Sampler:
+        """The real engine, holding a policy version."""
+        return super().sampler_at(version)
+
+    def commits(self) -> list[StageCommit]:
+        """The commits of the snapshot, their chain followed."""
+        commits = self._reader.commits()
+        check_chain(commits)
+        return commits
 
 
 def _votes(location: ErrorLocation) -> Iterable[tuple[int, str]]:
@@ -214,7 +222,7 @@ def replay(run_folder: Path, iteration: int | None = None) -> Replay:
         UserError: no run there, or no such iteration; or the initial model, whose tokenizer is needed, is gone.
     """
     session = _ReplaySession(run_folder)
-    commits = [c for c in verified_commits(run_folder) if iteration is None or c.iteration == iteration]
+    commits = [c for c in session.commits() if iteration is None or c.iteration == iteration]
     if not commits:
         raise UserError(f"{run_folder}: nothing was committed in iteration {iteration}")
     rows: dict[str, int] = {}
@@ -287,30 +295,27 @@ def resample(run_folder: Path, n: int, iteration: int | None = None) -> Resample
         UserError: no run there, or a checkpoint is gone.
         TransientError: the engine could not be started.
     """
-    replayed = _ReplaySession(run_folder)
-    live = Session(replayed.config, replayed.assets, replayed.flow, run_folder)
-    equal: dict[str, Any] = {} if iteration is None else {"iteration": iteration}
-    rollouts = load(run_folder, Rollout, run_id=replayed.run_id, **equal)
+    session = _ReplaySession(run_folder)
+    rollouts = session.all(Rollout) if iteration is None else session.load(Rollout, iteration)
     drawn = random.Random(derive_seed(0, 0, "resample")).sample(rollouts, min(n, len(rollouts)))
-    versions = {row.policy_version_id: row for row in load(run_folder, PolicyVersion, run_id=replayed.run_id)}
+    versions = {row.policy_version_id: row for row in session.all(PolicyVersion)}
+    by_version: dict[str, list[Rollout]] = {}
+    for rollout in sorted(drawn, key=lambda r: versions[r.policy_version_id].iteration):
+        by_version.setdefault(rollout.policy_version_id, []).append(rollout)
     differences = []
     try:
-        for version_id in sorted({rollout.policy_version_id for rollout in drawn}, key=lambda v: versions[v].iteration):
-            chosen = [rollout for rollout in drawn if rollout.policy_version_id == version_id]
-            tokens = [
-                load(run_folder, RolloutTokens, subject_id=r.rollout_id, role=TokenRole.ROLLOUT)[0] for r in chosen
-            ]
+        for version_id, chosen in by_version.items():
+            tokens = [session.all(RolloutTokens, subject_id=r.rollout_id, role=TokenRole.ROLLOUT)[0] for r in chosen]
             requests = [
                 SampleRequest(row.prompt_token_ids, r.seed, r.max_new_tokens, r.temperature, r.top_p)
                 for r, row in zip(chosen, tokens, strict=True)
             ]
-            for rollout, row, again in zip(
-                chosen, tokens, live.sampler_at(versions[version_id]).sample(requests), strict=True
-            ):
+            samples = session.live_sampler_at(versions[version_id]).sample(requests)
+            for rollout, row, again in zip(chosen, tokens, samples, strict=True):
                 if again.token_ids_T != row.token_ids_T:
                     differences.append(_first_token(rollout, row.token_ids_T, again.token_ids_T))
     finally:
-        live.close()
+        session.close()
     return Resampled(len(drawn), differences)
 
 

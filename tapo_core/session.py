@@ -60,7 +60,7 @@ class Session:
         self.config_digest = config.digest
         self.run_id = deterministic_id("run", name=config.run.name, config_digest=self.config_digest)
         self._writer = StoreWriter(self.folder)
-        self._reader = StoreReader(self.folder)
+        self._reader = StoreReader(self.folder, of_writer=True)
 
     @cached_property
     def chat(self) -> Chat:

@@ -1,1 +1,1 @@
-"""The command line: ``tapo demo | train | zpd | cold-start | eval | data | compare | sql | lineage``."""
+"""The command line: ``tapo demo | train | zpd | cold-start | eval | data | compare | diff | sql | shell | lineage | audit``."""

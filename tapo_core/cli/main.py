@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tapo_core.cli import audit
+from tapo_core.cli.folders import RunFolder, run_folder
 from tapo_core.cli.formats import LineageFormat, TableFormat
 from tapo_core.errors import TapoError, UserError
 
@@ -15,13 +17,11 @@ if TYPE_CHECKING:
     from tapo_core.comparison import PolicyAt
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.add_typer(audit.app, name="audit")
 
 ConfigFile = Annotated[Path, typer.Argument(help="TOML file, for example configs/nano_tapo.toml")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a key: --set section.key=value (may be repeated)")
-]
-RunFolder = Annotated[
-    Path | None, typer.Option("--run", help="Folder of the run; the newest run under runs/ when left out")
 ]
 
 
@@ -144,7 +144,15 @@ def sql(
     from tapo_core.cli.show import print_table
     from tapo_core.store import query
 
-    print_table(query(_run_folder(run), statement, limit_seconds=limit_seconds), output)
+    print_table(query(run_folder(run), statement, limit_seconds=limit_seconds), output)
+
+
+@app.command()
+def shell(run: RunFolder = None) -> None:
+    """Ask a run's store at a prompt: SQL up to a semicolon, on what is committed by then. Read-only."""
+    from tapo_core.cli.shell import run_shell
+
+    run_shell(run_folder(run))
 
 
 @app.command()
@@ -158,7 +166,7 @@ def lineage(
     from tapo_core.store import render_tree, to_json, to_mermaid
 
     render = {LineageFormat.TREE: render_tree, LineageFormat.JSON: to_json, LineageFormat.MERMAID: to_mermaid}
-    typer.echo(render[output](trace(_run_folder(run), subject_id)))
+    typer.echo(render[output](trace(run_folder(run), subject_id)))
 
 
 def _again(command: str, config_file: Path, overrides: list[str]) -> str:
@@ -178,20 +186,6 @@ def _policy_at(text: str) -> "PolicyAt":
     if not colon or not folder or not iteration.isdecimal():
         raise UserError(f"{text}: write a policy version as the run's folder, a colon and the iteration: runs/a:10")
     return PolicyAt(Path(folder), int(iteration))
-
-
-def _run_folder(run: Path | None) -> Path:
-    """The folder that was named, or the run under runs/ that was written to last.
-
-    Raises:
-        UserError: none was named and there is none.
-    """
-    if run is not None:
-        return run
-    stores = sorted(Path("runs").glob("*/store"), key=lambda store: store.stat().st_mtime)
-    if not stores:
-        raise UserError("no run under runs/: give its folder with --run, or make one with `tapo demo`")
-    return stores[-1].parent
 
 
 def _quiet_prefect() -> None:

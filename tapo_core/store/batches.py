@@ -1,6 +1,6 @@
 """What a stage hands in, table by table: each key once, and never against what the store has."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from tapo_core.store.tables import TABLES, Record, Table
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The rows of one table that a stage hands in, each key once."""
+    """The rows of one table that a stage hands in, each key once, ordered by key."""
 
     table: Table
     rows: pyarrow.Table
@@ -38,7 +38,9 @@ def _batch(table: Table, records: Sequence[Record]) -> Batch:
         elif digests[key] != row_digest:
             first = next(i for i in kept if tuple(getattr(records[i], name) for name in table.key) == key)
             raise _contradiction(table, key, rows.slice(first, 1), rows.slice(index, 1), "twice in this stage")
-    return Batch(table, rows.take(kept) if len(kept) < len(rows) else rows, digests)
+    keys = list(digests)
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    return Batch(table, rows.take([kept[i] for i in order]), {keys[i]: digests[keys[i]] for i in order})
 
 
 def _contradiction(
@@ -74,11 +76,16 @@ def content_digest(records: Sequence[Record]) -> str:
 
 def batches_digest(batches: Sequence[Batch]) -> str:
     """The digest of all rows of a stage."""
-    return digest({batch.table.name: [row for _, row in sorted(batch.digests.items())] for batch in batches})
+    return rows_digest({batch.table.name: batch.digests for batch in batches})
 
 
-def insert_batch(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
-    """Insert the rows that are not there yet; those that are must be the same.
+def rows_digest(digests: Mapping[str, Mapping[tuple[Any, ...], str]]) -> str:
+    """The content digest of a stage, from the digests of its rows by table and key."""
+    return digest({table: [row for _, row in sorted(rows.items())] for table, rows in digests.items()})
+
+
+def insert_batch(connection: duckdb.DuckDBPyConnection, batch: Batch) -> set[tuple[Any, ...]]:
+    """Insert the rows that are not there yet; those that are must be the same. Returns the keys that were there.
 
     Raises:
         IntegrityError: for a key that is there with different content.
@@ -89,12 +96,13 @@ def insert_batch(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
     connection.execute(f"CREATE TEMP TABLE {batch.incoming} AS SELECT {casts} FROM handed_in")
     connection.unregister("handed_in")
     same_key = " AND ".join(f"incoming.{name} = stored.{name}" for name in table.key)
+    key_columns = ", ".join(f"CAST({name} AS VARCHAR)" if name.endswith("_id") else name for name in table.key)
     inserted = connection.execute(
         f"INSERT INTO {table.name} SELECT * FROM {batch.incoming} AS incoming "
-        f"WHERE NOT EXISTS (SELECT 1 FROM {table.name} AS stored WHERE {same_key})"
-    ).fetchone()
-    if inserted == (len(batch.digests),):
-        return
+        f"WHERE NOT EXISTS (SELECT 1 FROM {table.name} AS stored WHERE {same_key}) RETURNING {key_columns}"
+    ).fetchall()
+    if len(inserted) == len(batch.digests):
+        return set()
     stored = connection.execute(
         f"SELECT {select_list(table)} FROM {table.name} AS stored "
         f"WHERE EXISTS (SELECT 1 FROM {batch.incoming} AS incoming WHERE {same_key})"
@@ -103,3 +111,4 @@ def insert_batch(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
         if batch.digests[key] != stored_digest:
             new = batch.rows.slice(list(batch.digests).index(key), 1)
             raise _contradiction(table, key, stored.slice(index, 1), new, "in the store already,")
+    return batch.digests.keys() - set(inserted)

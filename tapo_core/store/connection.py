@@ -41,6 +41,20 @@ def ledger_path(run_folder: Path) -> Path:
     return run_folder / "store" / "ledger.jsonl"
 
 
+def published_folder(run_folder: Path) -> Path:
+    """Where a run's published Parquet files are."""
+    return run_folder / "store" / "published"
+
+
+def what_to_do(database: Path) -> str:
+    """The last sentence of every error about a damaged store."""
+    run = f"--run {database.parent.parent}"
+    return (
+        f"Nothing was changed. `tapo audit verify {run}` names the damage; `tapo audit repair {run}` makes the database "
+        "anew if the published files are whole."
+    )
+
+
 def one_line(error: BaseException) -> str:
     """An error's message on one line."""
     return " ".join(str(error).split())
@@ -69,10 +83,10 @@ def connect(path: Path, *, read_only: bool, config: Config, lock_seconds: float)
     while True:
         try:
             return duckdb.connect(path, read_only=read_only, config=config)
-        except (duckdb.IOException, duckdb.ConnectionException) as error:
+        except duckdb.Error as error:
             holder = _holder(str(error))
             if holder is None:
-                raise IntegrityError(f"{path} cannot be opened: {one_line(error)}") from error
+                raise IntegrityError(f"{path} cannot be opened: {one_line(error)}. {what_to_do(path)}") from error
             if time.monotonic() + delay > deadline:
                 raise StoreLockedError(
                     f"{path} is held by {holder} and was not released within {lock_seconds:g} s. "

@@ -10,7 +10,7 @@ import duckdb
 
 from tapo_core.errors import UserError
 from tapo_core.ids import canonical_json
-from tapo_core.store.reader import open_reader
+from tapo_core.store.snapshot import open_reader
 
 _MIN_PREFIX = 6
 _LABEL_WIDTH = 100
@@ -74,7 +74,7 @@ def lineage(run_folder: Path, id_or_prefix: str, *, max_depth: int = 8, max_edge
 
     Raises:
         UserError: no such id, or several; no run in the folder.
-        StoreLockedError, IntegrityError: see `open_reader`.
+        IntegrityError: see `open_reader`.
     """
     with contextlib.closing(open_reader(run_folder)) as connection:
         kind, start_id = _find(connection, id_or_prefix)

@@ -1,7 +1,10 @@
 """Migrations: numbered SQL files, each applied once, in one transaction with the row that says so."""
 
+import contextlib
 import datetime
+import functools
 import importlib.resources
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -81,6 +84,31 @@ def apply_migrations(connection: duckdb.DuckDBPyConnection, migrations: Sequence
             connection.rollback()
             raise
         connection.commit()
+
+
+def level_at(connection: duckdb.DuckDBPyConnection, committed_at: str) -> int:
+    """The newest migration that a database had at a time (ISO 8601 with its offset)."""
+    when = datetime.datetime.fromisoformat(committed_at).astimezone(datetime.UTC).replace(tzinfo=None)
+    found = connection.execute("SELECT max(version) FROM schema_migration WHERE applied_at <= ?", [when]).fetchone()
+    return found[0] if found and found[0] is not None else shipped_migrations()[-1].version
+
+
+@functools.cache
+def column_counts(level: int) -> dict[str, int]:
+    """How many columns each table had after migration `level`. (New columns are always the last.)"""
+    with contextlib.closing(duckdb.connect()) as connection:
+        apply_migrations(connection, [migration for migration in shipped_migrations() if migration.version <= level])
+        return dict(connection.execute("SELECT table_name, count(*) FROM duckdb_columns() GROUP BY ALL").fetchall())
+
+
+@functools.cache
+def view_statements() -> tuple[str, ...]:
+    """The statements of all migrations that make views, in their order."""
+    statements = [s.query for m in shipped_migrations() for s in duckdb.extract_statements(m.sql)]
+    return tuple(text for text in statements if _is_about_a_view(text))
+
+
+_is_about_a_view = re.compile(r"(\s|--[^\n]*\n)*(CREATE|DROP|ALTER)\s+(OR\s+REPLACE\s+)?VIEW\b").match
 
 
 def utc_now() -> datetime.datetime:

@@ -1,19 +1,30 @@
-"""Reading a run's store: records for the stages, and SQL for people, which can neither write nor leave the store."""
+"""Reading a run's store: snapshots for everyone, the database itself for the process that writes it."""
 
 import contextlib
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import duckdb
 import pyarrow
 
-from tapo_core.errors import UserError
+from tapo_core.errors import IntegrityError, UserError
 from tapo_core.store.commits import StageCommit, check_chain, find_commit, read_commits
-from tapo_core.store.connection import LOCK_SECONDS, Config, connect, database_path, ledger_path, one_line
+from tapo_core.store.connection import (
+    LOCK_SECONDS,
+    Config,
+    connect,
+    database_path,
+    ledger_path,
+    one_line,
+    published_folder,
+    what_to_do,
+)
 from tapo_core.store.ledger import compare_with_ledger, lost_stage, read_ledger
 from tapo_core.store.migrate import pending_migrations, shipped_migrations
 from tapo_core.store.rows import select_list, to_records
+from tapo_core.store.snapshot import READER_CONFIG, open_reader, snapshot_commits
 from tapo_core.store.tables import TABLES, Record
 
 if TYPE_CHECKING:  # pandas takes most of a second to import, and most users of this module never ask for a frame
@@ -21,23 +32,21 @@ if TYPE_CHECKING:  # pandas takes most of a second to import, and most users of 
 
 R = TypeVar("R", bound=Record)
 
-#: A reader must not read other files, load extensions, see Python's variables, spill to disk, or undo any of this.
-_READER_CONFIG: Config = {
-    "enable_external_access": "false",
-    "autoinstall_known_extensions": "false",
-    "autoload_known_extensions": "false",
-    "python_enable_replacements": "false",
-    "temp_directory": "",
-    "lock_configuration": "true",
-}
+#: Statements that a person may expect to write with. The snapshot is not the store, so they could not; it is better said.
+_WRITES = frozenset(
+    {
+        *(duckdb.StatementType.INSERT, duckdb.StatementType.UPDATE, duckdb.StatementType.DELETE),
+        *(duckdb.StatementType.CREATE, duckdb.StatementType.DROP, duckdb.StatementType.ALTER),
+        *(duckdb.StatementType.COPY, duckdb.StatementType.EXPORT, duckdb.StatementType.VACUUM),
+        *(duckdb.StatementType.ATTACH, duckdb.StatementType.DETACH, duckdb.StatementType.LOAD),
+    }
+)
 
 
-def open_reader(
+def open_database(
     run_folder: Path, *, lock_seconds: float = LOCK_SECONDS, memory_limit: str = "2GB", threads: int = 2
 ) -> duckdb.DuckDBPyConnection:
-    """A read-only connection to a run's store. Close it soon: the run cannot write while it is open.
-
-    Its SQL can neither write, nor reach files, extensions, the network or Python's variables, nor change settings.
+    """A read-only connection to a run's database file. Close it soon: the run cannot write while it is open.
 
     Raises:
         UserError: no store there, or one of an older version.
@@ -50,7 +59,12 @@ def open_reader(
         if entries:
             raise lost_stage(entries[-1], ledger)
         raise UserError(f"no run in {run_folder}: there is no {path}. Give the folder of a run.")
-    config: Config = {**_READER_CONFIG, "memory_limit": memory_limit, "threads": str(threads)}
+    config: Config = {
+        **READER_CONFIG,
+        "lock_configuration": "true",
+        "memory_limit": memory_limit,
+        "threads": str(threads),
+    }
     connection = connect(path, read_only=True, config=config, lock_seconds=lock_seconds)
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(connection.close)
@@ -69,23 +83,50 @@ def query(run_folder: Path, sql: str, *, limit_seconds: float = 30.0, max_rows: 
     Raises:
         UserError: for SQL that is wrong, writes, reaches outside, takes longer than `limit_seconds` or gives more than
             `max_rows` rows; with DuckDB's message in one line.
-        StoreLockedError, IntegrityError: see `open_reader`.
+        IntegrityError: see `open_reader`; or a published file is missing or damaged.
     """
-    with contextlib.closing(open_reader(run_folder)) as connection:
+    with contextlib.closing(open_reader(run_folder)) as connection, _readable_files(run_folder):
         timer = threading.Timer(limit_seconds, connection.interrupt)
         timer.start()
         try:
+            _refuse_writing(sql)
             return _fetch(connection.execute(sql), max_rows)
         except duckdb.InterruptException as error:
             raise UserError(f"the query was stopped after {limit_seconds:g} s: narrow it down") from error
         except duckdb.PermissionException as error:
             raise UserError(f"SQL on a run is read-only and stays inside its store: {one_line(error)}") from error
         except duckdb.Error as error:
-            if "read-only mode" in str(error):
-                raise UserError(f"SQL on a run is read-only: {one_line(error)}") from error
+            if _is_file_error(error):
+                raise
             raise UserError(f"SQL: {one_line(error)}") from error
         finally:
             timer.cancel()
+
+
+def _refuse_writing(sql: str) -> None:
+    for statement in duckdb.extract_statements(sql):
+        # PIVOT comes with a CREATE of its own, which has no text.
+        if statement.type in _WRITES and statement.query:
+            raise UserError(f"SQL on a run is read-only: {statement.type.name} is not for it")
+
+
+def _is_file_error(error: Exception) -> bool:
+    """Whether Arrow could not read a published file."""
+    return "arrow_scan" in str(error)
+
+
+@contextlib.contextmanager
+def _readable_files(run_folder: Path) -> Iterator[None]:
+    """A file that is gone or damaged, as our error. Arrow's message names it."""
+    try:
+        yield
+    except (duckdb.Error, OSError, pyarrow.ArrowInvalid) as error:
+        if isinstance(error, duckdb.Error) and not _is_file_error(error):
+            raise
+        raise IntegrityError(
+            f"a file in {published_folder(run_folder)} cannot be read: {one_line(error)}. "
+            f"{what_to_do(database_path(run_folder))}"
+        ) from error
 
 
 def _fetch(result: duckdb.DuckDBPyConnection, max_rows: int) -> "pandas.DataFrame":
@@ -103,19 +144,25 @@ def _fetch(result: duckdb.DuckDBPyConnection, max_rows: int) -> "pandas.DataFram
 
 
 class StoreReader:
-    """A run's store as its own stages read it: one connection, opened at the first question and kept until `release`.
+    """A run's store as records: one connection, opened at the first question and kept until `release`.
 
-    Opening a database costs more than most questions. Whoever writes, or is done, must release it first.
+    Opening costs more than most questions. A reader sees the snapshot of its first question. `of_writer` is for the process
+    that writes the store: it reads the database itself, and must release it before it writes, or is done.
     """
 
-    def __init__(self, run_folder: Path) -> None:
+    def __init__(self, run_folder: Path, *, of_writer: bool = False) -> None:
         self._run_folder = run_folder
+        self._open_connection = open_database if of_writer else open_reader
         self._connection: duckdb.DuckDBPyConnection | None = None
 
     def _open(self) -> duckdb.DuckDBPyConnection:
         if self._connection is None:
-            self._connection = open_reader(self._run_folder, threads=1)  # small questions
+            self._connection = self._open_connection(self._run_folder, threads=1)  # small questions
         return self._connection
+
+    def commits(self) -> list[StageCommit]:
+        """All stage commits, by number. Their chain is not followed here."""
+        return read_commits(self._open())
 
     def load(self, record_class: type[R], **equal: str | int | float | bool | None) -> list[R]:
         """See `load`."""
@@ -128,13 +175,14 @@ class StoreReader:
             f"{table.name}.{key}" for key in table.key
         )  # the column: a bare name would be the text made of it
         sql = f"SELECT {select_list(table)} FROM {table.name} WHERE {where} ORDER BY {order}"
-        return to_records(table, self._open().execute(sql, list(equal.values())).fetchall())
+        with _readable_files(self._run_folder):
+            return to_records(table, self._open().execute(sql, list(equal.values())).fetchall())
 
     def stage(self, run_id: str, iteration: int, stage: str) -> StageCommit | None:
         """The commit of one stage, or None when it was not made.
 
         Raises:
-            UserError, StoreLockedError, IntegrityError: see `open_reader`.
+            UserError, StoreLockedError, IntegrityError: see `open_reader` and `open_database`.
         """
         return find_commit(self._open(), run_id, iteration, stage)
 
@@ -152,7 +200,7 @@ def load(run_folder: Path, record_class: type[R], **equal: str | int | float | b
 
     Raises:
         TypeError: for a field that the class does not have.
-        UserError, StoreLockedError, IntegrityError: see `open_reader`.
+        UserError, IntegrityError: see `query`.
     """
     reader = StoreReader(run_folder)
     try:
@@ -162,13 +210,12 @@ def load(run_folder: Path, record_class: type[R], **equal: str | int | float | b
 
 
 def verified_commits(run_folder: Path) -> list[StageCommit]:
-    """All stage commits of a store, after following their chain from the first to the last.
+    """All stage commits of a snapshot, after following their chain from the first to the last.
 
     Raises:
         IntegrityError: a commit was changed, moved or taken out.
-        UserError, StoreLockedError: see `open_reader`.
+        UserError: see `open_reader`.
     """
-    with contextlib.closing(open_reader(run_folder)) as connection:
-        commits = read_commits(connection)
+    commits = snapshot_commits(run_folder)
     check_chain(commits)
     return commits

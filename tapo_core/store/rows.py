@@ -147,6 +147,11 @@ def _surely_fine(column: Column, values: list[Any]) -> bool:
     return bool((numpy.abs(numpy.array(elements, dtype=numpy.float64)) <= _FLOAT32_MAX).all())
 
 
+def arrow_schema(table: Table) -> pyarrow.Schema:
+    """A table's columns as Arrow has them."""
+    return pyarrow.schema([(column.name, _ARROW_TYPES[column.sql_type]) for column in table.columns])
+
+
 def to_arrow(table: Table, records: Sequence[Record]) -> pyarrow.Table:
     """The Arrow table of records of one class, with exactly the table's columns.
 

@@ -1,8 +1,9 @@
-"""Writing a stage: one short-lived connection, one transaction, one line in the ledger."""
+"""Writing a stage: one short-lived connection, one transaction, its published files, one line in the ledger."""
 
 import contextlib
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -22,11 +23,26 @@ from tapo_core.store.connection import (
     database_path,
     ledger_path,
     one_line,
+    published_folder,
+    what_to_do,
 )
-from tapo_core.store.ledger import append_to_ledger, compare_with_ledger, lost_stage, read_ledger, repair_ledger
-from tapo_core.store.migrate import apply_migrations, shipped_migrations
+from tapo_core.store.ledger import (
+    LedgerEntry,
+    append_to_ledger,
+    compare_with_ledger,
+    ledger_entry,
+    lost_stage,
+    missing_entries,
+    read_ledger,
+    rewrite_ledger,
+)
+from tapo_core.store.migrate import apply_migrations, level_at, shipped_migrations
 from tapo_core.store.parents import check_parents
+from tapo_core.store.publish import Publisher
 from tapo_core.store.tables import Record
+
+#: What a stage takes on disk, for each byte of its rows in memory: write-ahead log, database and Parquet.
+_DISK_FACTOR = 3
 
 #: Within one process DuckDB shares one instance of a file among all threads: no file lock keeps their commits apart.
 _one_writer_in_this_process = threading.Lock()
@@ -47,7 +63,7 @@ def _check_run(connection: duckdb.DuckDBPyConnection, run_id: str, batches: Sequ
 
 
 class StoreWriter:
-    """Writes the stages of one run folder: ``store/trajectories.duckdb`` and ``store/ledger.jsonl`` in it.
+    """Writes the stages of one run folder: ``trajectories.duckdb``, ``published/`` and ``ledger.jsonl`` in its ``store/``.
 
     The object holds no connection: each call opens the database, does its work and closes it again.
     """
@@ -55,14 +71,18 @@ class StoreWriter:
     def __init__(
         self, run_folder: Path, *, lock_seconds: float = LOCK_SECONDS, min_free_bytes: int = 64 * 2**20
     ) -> None:
-        """`lock_seconds`: how long a call waits for others. `min_free_bytes`: with less disk, nothing is written."""
+        """`lock_seconds`: how long a call waits for others. `min_free_bytes`: what must stay free on disk
+        beside the stage itself; with less, nothing is written.
+        """
+        self._run_folder = run_folder
         self._database = database_path(run_folder)
         self._ledger = ledger_path(run_folder)
+        self._publisher = Publisher(run_folder)
         self._lock_seconds = lock_seconds
         self._min_free_bytes = min_free_bytes
 
     def migrate(self) -> None:
-        """Create the store, or bring one of an older version up to date.
+        """Create the store, or bring one of an older version up to date: its tables, and its published files.
 
         Raises:
             UserError, TransientError, IntegrityError: see `commit_stage`.
@@ -99,10 +119,9 @@ class StoreWriter:
             if stored is not None:
                 _check_same_inputs(stored, config_digest, input_digest)
                 return stored
-            self._check_free_space()
+            self._check_free_space(batches)
             connection.begin()
-            for batch in batches:
-                insert_batch(connection, batch)
+            repeated = {batch.table.name: insert_batch(connection, batch) for batch in batches}
             for batch in batches:
                 check_parents(connection, batch.table, batch.incoming)
             _check_run(connection, run_id, batches)
@@ -117,10 +136,12 @@ class StoreWriter:
                 row_counts={batch.table.name: len(batch.rows) for batch in batches},
                 content_digest=batches_digest(batches),
             )
+            self._publisher.prepare(commit, batches, repeated)
             connection.commit()
             connection.execute("CHECKPOINT")  # a write-ahead log left behind is what a crash can damage
-            # Still under DuckDB's file lock, or the next writer would find the entry missing and add it a second time.
-            append_to_ledger(self._ledger, [commit])
+            # Still under DuckDB's file lock, or the next writer would find the rest undone and do it a second time.
+            self._publisher.finish(commit)
+            append_to_ledger(self._ledger, [ledger_entry(commit, shipped_migrations()[-1].version)])
             return commit
 
     def commits(self, run_id: str) -> list[StageCommit]:
@@ -134,23 +155,44 @@ class StoreWriter:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """The database, migrated and in agreement with its ledger. Leaving without a commit rolls back."""
+        """The database, migrated, published and in agreement with its ledger. Leaving without a commit rolls back."""
         self._make_folder()
         if not _one_writer_in_this_process.acquire(timeout=self._lock_seconds):
             raise StoreLockedError(f"{self._database} is held by another thread of this process (PID {os.getpid()})")
         try:
-            entries = read_ledger(self._ledger)
-            if entries and not self._database.exists():
-                raise lost_stage(entries[-1], self._ledger)
+            if not self._database.exists():
+                entries = read_ledger(self._ledger)
+                if entries:
+                    raise lost_stage(entries[-1], self._ledger)
             connection = connect(self._database, read_only=False, config=WRITER_CONFIG, lock_seconds=self._lock_seconds)
             with contextlib.closing(connection), _named_failures(self._database):
+                # Not earlier: while we waited for the file, its holder may have added a line.
+                entries = read_ledger(self._ledger)
+                unlisted = compare_with_ledger(connection, entries, self._ledger)
                 apply_migrations(connection, shipped_migrations())
-                # Read again: while we waited for the file, its holder may have added a line.
-                missing = compare_with_ledger(connection, read_ledger(self._ledger), self._ledger)
-                repair_ledger(self._ledger, missing)
+                self._finish_publication(connection, entries, unlisted)
                 yield connection
         finally:
             _one_writer_in_this_process.release()
+
+    def _finish_publication(
+        self, connection: duckdb.DuckDBPyConnection, entries: Sequence[LedgerEntry], unlisted: Sequence[StageCommit]
+    ) -> None:
+        """Do what a crash, or an older version of TAPO, left undone. Most often that is nothing."""
+        missing = missing_entries(connection, unlisted, self._ledger)
+        is_old = any(entry.migration is None for entry in entries)
+        if not (is_old or missing or self._publisher.has_temporaries()):
+            published_folder(self._run_folder).mkdir(exist_ok=True)
+            return
+        commits = read_commits(connection)
+        if is_old:
+            levels = {entry.seq: entry.migration for entry in entries}
+            missing = [ledger_entry(c, levels.get(c.seq) or level_at(connection, c.committed_at)) for c in commits]
+        self._publisher.recover(connection, commits, missing)
+        if is_old:
+            rewrite_ledger(self._ledger, missing)
+        elif missing:
+            append_to_ledger(self._ledger, missing)
 
     def _make_folder(self) -> None:
         folder = self._database.parent
@@ -161,14 +203,20 @@ class StoreWriter:
         if not os.access(folder, os.W_OK):
             raise UserError(f"the store's folder {folder} cannot be written to: change its owner or its permissions")
 
-    def _check_free_space(self) -> None:
+    def _check_free_space(self, batches: Sequence[Batch]) -> None:
         free = shutil.disk_usage(self._database.parent).free
-        if free < self._min_free_bytes:
+        needed = self._min_free_bytes + _DISK_FACTOR * sum(batch.rows.nbytes for batch in batches)
+        if free < needed:
             raise TransientError(
-                f"{self._database.parent} has {free / 2**20:.0f} MiB free, less than the "
-                f"{self._min_free_bytes / 2**20:.0f} MiB that a stage may need. Make room, "
-                "then run the stage again. Nothing was written."
+                f"{self._database.parent} has {free / 2**20:.0f} MiB free, less than the {needed / 2**20:.0f} MiB that "
+                "this stage may need. Make room, then run the stage again. Nothing was written."
             )
+
+
+#: How DuckDB speaks of a file that is not what it wrote, apart from a disk that is full or gone.
+_is_damage = re.compile(
+    r"(?i)corrupt|checksum|could not read enough|deserializ|not a valid duckdb|replaying wal"
+).search
 
 
 @contextlib.contextmanager
@@ -178,8 +226,16 @@ def _named_failures(path: Path) -> Iterator[None]:
         yield
     except duckdb.ConstraintException as error:
         raise IntegrityError(f"{path}: {one_line(error)}. Nothing was written.") from error
+    except (duckdb.SerializationException, duckdb.InternalException) as error:
+        raise _damage(path, error) from error
     except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException) as error:
+        if _is_damage(str(error)):
+            raise _damage(path, error) from error
         raise TransientError(f"{path}: DuckDB stopped: {one_line(error)}. The stage can be run again.") from error
+
+
+def _damage(path: Path, error: duckdb.Error) -> IntegrityError:
+    return IntegrityError(f"{path} is damaged: {one_line(error)}. {what_to_do(path)}")
 
 
 def _check_same_inputs(stored: StageCommit, config_digest: str, input_digest: str) -> None:

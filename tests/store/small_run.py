@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tapo_core.ids import deterministic_id, sha256_text
+from tapo_core.ids import deterministic_id, digest, sha256_text
 from tapo_core.records import (
     Advantage,
     AdvantageGroup,
@@ -47,6 +47,8 @@ CORRECTION_ID = deterministic_id("correction", k=2)
 ERROR_LOCATION_ID = deterministic_id("error_location", k=2)
 
 WRONG_TEXT = "7 + 12 = 18. The answer is 18."
+TOKEN_IDS = [4, 5]
+RAW_OUTPUT = "<analysis>…</analysis><reconstruction>…</reconstruction>"
 CONSTRUCTED_TEXT = "7 + 12 = 18. Wait, 7 + 12 is 19. The answer is 19."
 
 
@@ -56,12 +58,24 @@ def changed(record: Any, **fields: Any) -> Any:
 
 
 def make_query(query_id: str = QUERY_ID, text: str = "Start with 7. Add 12.") -> Query:
-    return Query(query_id, RUN_ID, "train", text, "19", "chain", 1, "train.jsonl:1", sha256_text(text))
+    return Query(
+        query_id, RUN_ID, "train", text, "19", "chain", 1, "train.jsonl:1", digest({"text": text, "gold": "19"})
+    )
 
 
 def many_queries(stage: int, count: int) -> list[Record]:
     """Queries that no other stage has."""
     return [make_query(deterministic_id("query", stage=stage, row=row)) for row in range(count)]
+
+
+def many_rows(stage: int, count: int) -> list[Record]:
+    """Rows of several tables that no other stage has: what a small stage of a run writes."""
+    rollouts = [
+        make_rollout(k, f"{stage}.{k} says 19.", rollout_id=deterministic_id("rollout", stage=stage, row=k))
+        for k in range(count)
+    ]
+    tokens = [make_tokens(rollout.rollout_id) for rollout in rollouts]
+    return [*many_queries(stage, count), *rollouts, *tokens]
 
 
 def make_rollout(
@@ -90,13 +104,13 @@ def make_rollout(
         top_p=1.0,
         max_new_tokens=64,
         engine="nano",
-        content_sha256=sha256_text(text),
+        content_sha256=digest({"text": text, "token_ids": TOKEN_IDS}),
     )
 
 
 def make_tokens(subject_id: str, role: TokenRole = TokenRole.ROLLOUT) -> RolloutTokens:
     logprobs = None if role is TokenRole.CONSTRUCTED else [-0.5, -0.25]
-    return RolloutTokens(subject_id, RUN_ID, 1, role, [1, 2, 3], [4, 5], logprobs)
+    return RolloutTokens(subject_id, RUN_ID, 1, role, [1, 2, 3], TOKEN_IDS, logprobs)
 
 
 def make_verification(
@@ -145,7 +159,7 @@ def make_correction() -> Correction:
         prompt_version="micro_reflective_v1",
         prompt_sha256=sha256_text("prompt"),
         seed=7,
-        raw_output="<analysis>…</analysis><reconstruction>…</reconstruction>",
+        raw_output=RAW_OUTPUT,
         finish_reason=FinishReason.STOP,
         parse_outcome=ParseOutcome.PARSED,
         parse_detail=None,
@@ -157,7 +171,7 @@ def make_correction() -> Correction:
         diagnosis="Wait, 7 + 12 is 19.",
         correction="The answer is 19.",
         constructed_text=CONSTRUCTED_TEXT,
-        content_sha256=sha256_text(CONSTRUCTED_TEXT),
+        content_sha256=digest({"raw_output": RAW_OUTPUT, "constructed_text": CONSTRUCTED_TEXT}),
     )
 
 

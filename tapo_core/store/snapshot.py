@@ -1,0 +1,132 @@
+"""A run as it was at one moment: its published files in an in-memory DuckDB, under the names of tables and views.
+
+The database is not opened, so a reader neither waits for a writer nor holds one up. DuckDB opens no file at all here: Arrow
+reads exactly the files of the commits that were in the ledger when the snapshot was taken, and hands the rows on.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+import pyarrow
+import pyarrow.dataset
+import pyarrow.fs
+
+from tapo_core.errors import IntegrityError, UserError
+from tapo_core.ids import canonical_json
+from tapo_core.store.commits import StageCommit
+from tapo_core.store.connection import Config, database_path, ledger_path, published_folder
+from tapo_core.store.ledger import read_ledger
+from tapo_core.store.migrate import shipped_migrations, view_statements
+from tapo_core.store.publish import TABLES_BY_NAME, published_files
+from tapo_core.store.rows import arrow_schema
+
+#: A reader must not read other files, load extensions, see Python's variables, spill to disk, or undo any of this.
+READER_CONFIG: Config = {
+    "enable_external_access": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "python_enable_replacements": "false",
+    "temp_directory": "",
+}
+
+_COMMIT_COLUMNS = pyarrow.schema(
+    [
+        ("seq", pyarrow.int64()),
+        ("run_id", pyarrow.string()),
+        ("iteration", pyarrow.int32()),
+        ("stage", pyarrow.string()),
+        ("config_digest", pyarrow.string()),
+        ("input_digest", pyarrow.string()),
+        ("manifest", pyarrow.string()),
+        ("row_counts", pyarrow.string()),
+        ("content_digest", pyarrow.string()),
+        ("previous_digest", pyarrow.string()),
+        ("chain_digest", pyarrow.string()),
+        ("committed_at", pyarrow.timestamp("us")),
+    ]
+)
+
+
+def snapshot_commits(run_folder: Path) -> list[StageCommit]:
+    """The commits of a snapshot that is taken now: those in the ledger.
+
+    Raises:
+        UserError: no store there, or one that an older version of TAPO wrote.
+        IntegrityError: the ledger is damaged, or the store is newer than this version of TAPO.
+    """
+    path = database_path(run_folder)
+    entries = read_ledger(ledger_path(run_folder))
+    if not entries and not path.exists():
+        raise UserError(f"no run in {run_folder}: there is no {path}. Give the folder of a run.")
+    commits = [commit for entry in entries if (commit := entry.commit) is not None]
+    if len(commits) < len(entries) or not published_folder(run_folder).is_dir():
+        raise UserError(f"{path} is of an older version of TAPO. Resume the run, or call StoreWriter.migrate() on it.")
+    newest = shipped_migrations()[-1].version
+    if any((entry.migration or 0) > newest for entry in entries):
+        raise IntegrityError(
+            f"{path} was written by a newer version of TAPO, with other tables. Update TAPO to read it."
+        )
+    return commits
+
+
+def open_reader(
+    run_folder: Path, *, memory_limit: str = "2GB", threads: int = 2, locked: bool = True
+) -> duckdb.DuckDBPyConnection:
+    """A connection to a snapshot of a run: all that was committed when it was opened, and nothing later. Never waits.
+
+    Its SQL sees the store's tables and views. It can neither change the store nor reach files, extensions, the network or
+    Python's variables, nor (when `locked`) change settings. For a notebook: ``open_reader(folder).sql("...").df()``.
+
+    Raises:
+        UserError, IntegrityError: see `snapshot_commits`.
+    """
+    commits = snapshot_commits(run_folder)
+    connection = duckdb.connect(config={**READER_CONFIG, "memory_limit": memory_limit, "threads": str(threads)})
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(connection.close)
+        register_tables(connection, run_folder, commits)
+        for table in TABLES_BY_NAME.values():
+            columns = ", ".join(f"CAST({c.name} AS {c.sql_type}) AS {c.name}" for c in table.columns)
+            connection.execute(f"CREATE VIEW {table.name} AS SELECT {columns} FROM published_{table.name}")
+        connection.execute(
+            "CREATE VIEW stage_commit AS SELECT * REPLACE (CAST(run_id AS UUID) AS run_id) FROM published_stage_commit"
+        )
+        for statement in view_statements():
+            connection.execute(statement)
+        if locked:
+            connection.execute("SET lock_configuration = true")
+        on_failure.pop_all()
+    return connection
+
+
+def register_tables(connection: duckdb.DuckDBPyConnection, run_folder: Path, commits: Sequence[StageCommit]) -> None:
+    """Let a connection see ``published_<table>`` for each table, ids as text, rows in the order of the commits.
+
+    Files from before a migration that added columns read as NULL there.
+    """
+    for table in TABLES_BY_NAME.values():
+        files = pyarrow.dataset.FileSystemDataset.from_paths(
+            [str(file) for file in published_files(run_folder, commits, table.name)],
+            schema=arrow_schema(table),
+            format=pyarrow.dataset.ParquetFileFormat(),
+            filesystem=pyarrow.fs.LocalFileSystem(),
+        )
+        connection.register(f"published_{table.name}", files)
+    connection.register("published_stage_commit", commit_rows(commits))
+
+
+def commit_rows(commits: Sequence[StageCommit]) -> pyarrow.Table:
+    """Commits as rows of ``stage_commit``, ids as text."""
+    rows = [
+        {name: getattr(commit, name) for name in _COMMIT_COLUMNS.names}
+        | {
+            "manifest": canonical_json(commit.manifest),
+            "row_counts": canonical_json(commit.row_counts),
+            "committed_at": datetime.fromisoformat(commit.committed_at).replace(tzinfo=None),
+        }
+        for commit in commits
+    ]
+    return pyarrow.Table.from_pylist(rows, schema=_COMMIT_COLUMNS)
