@@ -256,7 +256,8 @@ def test_every_ablation_is_one_key(configure: Configure, name: str) -> None:
 
 def test_any_policy_version_can_be_evaluated_on_any_benchmark(configure: Configure, tmp_path: Path) -> None:
     more = tmp_path / "more.jsonl"
-    more.write_text('{"problem": "Start with 7. Add 2. What is the result?", "answer": "9"}\n')
+    problems = [{"problem": f"Start with 7. Add {n}. What is the result?", "answer": str(7 + n)} for n in range(1, 7)]
+    more.write_text("".join(json.dumps(problem) + "\n" for problem in problems))
     benchmark = f'evaluation.datasets={{more="{more}"}}'
     config = configure("evaluated", 'method="grpo"', "evaluation.samples=1", "run.iterations=2", benchmark)
     train(config)
