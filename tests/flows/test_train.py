@@ -270,8 +270,8 @@ def test_any_policy_version_can_be_evaluated_on_any_benchmark(configure: Configu
     train(other)
     differences = differing_settings(config.run_folder, other.run_folder).set_index("setting")
     assert set(differences.index) == {
-        *("evaluation.datasets.more", "evaluation.samples", "policies", "queries/more", "run.iterations", "run.name"),
-        "update.learning_rate",
+        *(f"evaluation.datasets.more.{key}" for key in ("path", "columns.problem", "columns.answer")),
+        *("evaluation.samples", "policies", "queries/more", "run.iterations", "run.name", "update.learning_rate"),
     }
     assert tuple(differences.loc["update.learning_rate"]) == ("0.0003", "0.001")
     version = PolicyAt(config.run_folder, 1)
