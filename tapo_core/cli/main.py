@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tapo_core.cli import audit
+from tapo_core.cli import audit, keeping
 from tapo_core.cli.folders import RunFolder, run_folder
 from tapo_core.cli.formats import LineageFormat, TableFormat
 from tapo_core.errors import TapoError, UserError
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.add_typer(audit.app, name="audit")
+for name, command in (("export", keeping.export), ("import", keeping.import_), ("gc", keeping.gc)):
+    app.command(name=name)(command)
 
 ConfigFile = Annotated[Path, typer.Argument(help="TOML file, for example configs/nano_tapo.toml")]
 Overrides = Annotated[

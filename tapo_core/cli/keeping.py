@@ -1,0 +1,53 @@
+"""``tapo export | import | gc``: a run to take away, to bring back, and without the checkpoints that nobody needs."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tapo_core.cli.folders import RunFolder, run_folder
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(help="New folder")],
+    run: RunFolder = None,
+) -> None:
+    """Write a run to a folder of its own: Parquet, ledger, digests, and a data set that `datasets` loads. Policies stay."""
+    from tapo_core.store.export import export_run
+
+    made = export_run(run_folder(run), folder)
+    typer.echo(
+        f"{folder}: {made['n_commits']} commits, {len(made['files'])} files; chain digest {made['chain_digest']}"
+    )
+
+
+def import_(
+    folder: Annotated[Path, typer.Argument(help="Folder that `tapo export` wrote")],
+    run: Annotated[Path, typer.Argument(help="New folder of the run")],
+) -> None:
+    """Make a run of an export, to query and audit it. It has no policies, so it cannot be trained further."""
+    from tapo_core.store.export import import_run
+
+    made = import_run(folder, run)
+    typer.echo(f"{run}: {made['n_commits']} commits of run {made['run']}")
+
+
+def gc(
+    run: RunFolder = None,
+    keep: Annotated[int, typer.Option(min=1, help="Newest checkpoints to keep")] = 3,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete them; without it, only say what would go")] = False,
+) -> None:
+    """Delete old checkpoints of a run. Kept are the newest, the best on the held-out queries, and every row in the store."""
+    from tapo_core.keeping import spare_checkpoints
+
+    spare = spare_checkpoints(run_folder(run), keep)
+    size = 0
+    for folder in spare:
+        size += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        typer.echo(str(folder))
+        if delete:
+            shutil.rmtree(folder)
+    typer.echo(
+        f"{len(spare)} checkpoints, {size / 2**20:.1f} MiB {'deleted' if delete else 'would go; --delete deletes them'}"
+    )
