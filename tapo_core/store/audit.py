@@ -271,7 +271,9 @@ class _Audit:
         """Row by row, by key. What differs is told when all tables were read."""
         rows = self._rows[table.name]
         rest = dict(rows)
-        widths = {seq: column_counts(c.level)[table.name] for seq, c in self._commits.items()}
+        # A table may be younger than some commits, which then have no row of it.
+        having = {seq: c.level for seq, c in self._commits.items() if table.name in c.commit.row_counts}
+        widths = {seq: column_counts(level)[table.name] for seq, level in having.items()}
         unknown: dict[Key, str] = {}
         later: set[Key] | None = None
         unread = True

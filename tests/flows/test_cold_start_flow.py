@@ -180,6 +180,7 @@ class StopInside(StopAt):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_an_interrupted_cold_start_goes_on_where_it_stopped_bit_for_bit(configure: Configure) -> None:
     whole, broken = configure("whole-start", *SMALL), configure("broken-start", *SMALL)
     cold_start(whole)

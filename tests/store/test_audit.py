@@ -302,7 +302,11 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("how", DAMAGE)
+#: The others take another ten seconds each on a slow machine.
+QUICK = {"deleted", "garbled in the middle", "an old copy"}
+
+
+@pytest.mark.parametrize("how", [how if how in QUICK else pytest.param(how, marks=pytest.mark.slow) for how in DAMAGE])
 def test_a_damaged_database_is_named_and_made_anew(tmp_path: Path, how: str) -> None:
     run = tmp_path / "run"
     build_small_run(run, 4)
