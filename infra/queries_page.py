@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas
 
 from tapo_core.store import query
+from tapo_core.text import shortened
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "queries.md"
 _BLOCK = re.compile(r"```sql\n(.*?)\n```\n\n```text\n.*?```", re.DOTALL)
@@ -18,7 +19,7 @@ def _shown(value: object) -> str:
     if value is None or value != value:
         return ""
     text = f"{value:.4g}" if isinstance(value, float) else " / ".join(str(value).split("\n"))
-    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    return shortened(text, _WIDTH)
 
 
 def _table(frame: pandas.DataFrame) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tapo_core.errors import DataError
+from tapo_core.text import one_line
 
 _HUB_NAME = re.compile(r"hf:(?P<name>\w[\w.-]*/\w[\w.-]*)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?")
 
@@ -50,7 +51,7 @@ def _parquet(path: Path, key: str) -> DataTable:
         try:
             yield
         except pyarrow.ArrowException as error:  # first: one of them is an OSError too
-            raise DataError(f"{path}: not a Parquet file, or damaged ({_one_line(error)}); check {key}") from error
+            raise DataError(f"{path}: not a Parquet file, or damaged ({one_line(error)}); check {key}") from error
         except OSError as error:
             raise DataError(f"{path}: cannot read the data file ({error.strerror or error}); check {key}") from error
 
@@ -124,8 +125,4 @@ def _reason(error: BaseException) -> str:
     """What went wrong in one line: the first cause says more than the wrapper."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return _one_line(error)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error) or type(error).__name__

@@ -97,7 +97,7 @@ class _Problem:
     @classmethod
     def of(cls, query: Query, instruction: str) -> "_Problem":
         """A query without the instruction that was put after its text."""
-        found = words(query.text.removesuffix(f"\n{instruction}") if instruction else query.text)
+        found = words(query.problem(instruction))
         numbers = tuple(word for word in found if word[-1].isdecimal())
         value = as_number(query.gold)
         return cls(query, found, " ".join(found), numbers, " ".join(words(query.gold)) if value is None else str(value))

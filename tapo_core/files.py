@@ -9,7 +9,8 @@ from pathlib import Path
 from tapo_core.errors import UserError
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """See a file's content, or a folder's names, on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -20,8 +21,8 @@ def _fsync(path: Path) -> None:
 def fsync_tree(folder: Path) -> None:
     """Force every file and folder below (and including) a folder to the disk."""
     for path in folder.rglob("*"):
-        _fsync(path)
-    _fsync(folder)
+        fsync(path)
+    fsync(folder)
 
 
 def publish_text(file: Path, lines: Iterable[str]) -> None:
@@ -34,9 +35,9 @@ def publish_text(file: Path, lines: Iterable[str]) -> None:
     temporary = file.with_name(f".{file.name}.tmp")
     with temporary.open("w", encoding="utf-8", newline="\n") as opened:
         opened.writelines(f"{line}\n" for line in lines)
-    _fsync(temporary)
+    fsync(temporary)
     os.replace(temporary, file)
-    _fsync(file.parent)
+    fsync(file.parent)
 
 
 @contextmanager
@@ -59,7 +60,7 @@ def publish_folder(folder: Path) -> Iterator[Path]:
     if folder.exists():
         os.replace(folder, old)
     os.replace(temporary, folder)
-    _fsync(folder.parent)
+    fsync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -138,6 +138,10 @@ class Query:
     source: str  #: file and row it was read from
     content_sha256: str
 
+    def problem(self, instruction: str | None) -> str:
+        """Its text without the instruction that was put after it on a line of its own (``data.instruction``)."""
+        return self.text.removesuffix(f"\n{instruction}") if instruction else self.text
+
 
 @dataclass(frozen=True, slots=True)
 class QueryOverlap:

@@ -45,12 +45,13 @@ from tapo_core.stages.filter_by_difficulty import filter_by_difficulty
 from tapo_core.stages.locate_error import locate_error
 from tapo_core.stages.sample import sample
 from tapo_core.stages.start import stored_flow
-from tapo_core.stages.update_policy import advantage_rows, batch_members, token_weight_rows
+from tapo_core.stages.update_policy import advantage_rows, batch_members, token_weight_rows, token_weights
 from tapo_core.stages.verify import verify
 from tapo_core.stages.zpd_filter import zpd_filter
 from tapo_core.store import Record, StageCommit, StoreReader
 from tapo_core.store.commits import check_chain
 from tapo_core.store.tables import TABLES
+from tapo_core.text import shortened
 
 #: What replay makes again.
 _REPLAYED = (
@@ -198,7 +199,8 @@ def _replay_update(session: Session, iteration: int, _input_digest: str) -> Stag
     rows = [stored[member.advantage.subject_id] for member in weighted]
     scores = [TokenScores(row.logprobs_T, row.entropies_T) for row in rows]
     records: list[Record] = [*advantage_rows(session, iteration, members)]
-    records += token_weight_rows(session, iteration, weighted, scores)
+    weights = [token_weights(session, member, score) for member, score in zip(weighted, scores, strict=True)]
+    records += token_weight_rows(session, iteration, weighted, scores, weights)
     return session.commit("update_policy", iteration, "", {}, records)
 
 
@@ -259,7 +261,7 @@ def _compare(record_class: type[Any], stored: Sequence[Any], made: Sequence[Any]
         for name in table.column_names:
             was, now = getattr(old[key], name), getattr(new[key], name)
             if not _same(was, now):
-                found.append(Difference(table.name, key, name, _short(was), _short(now)))
+                found.append(Difference(table.name, key, name, shortened(repr(was), 80), shortened(repr(now), 80)))
     return found
 
 
@@ -273,11 +275,6 @@ def _same(stored: object, replayed: object) -> bool:
     if isinstance(stored, float) and isinstance(replayed, float):
         return math.isclose(stored, replayed, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
     return stored == replayed
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:79]}\N{HORIZONTAL ELLIPSIS}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -4,10 +4,10 @@ import re
 
 from prefect.artifacts import create_markdown_artifact
 
-from tapo_core.markdown import markdown_table
 from tapo_core.records import Evaluation
 from tapo_core.session import Session
 from tapo_core.stages.zpd_filter import ZpdSummary
+from tapo_core.text import markdown_table
 
 
 def artifact_key(session: Session, what: str) -> str:
@@ -42,18 +42,24 @@ def publish_evaluation(session: Session, iteration: int) -> None:
 def publish_zpd(session: Session, summary: ZpdSummary) -> None:
     """The accuracies of a training set as a Markdown histogram."""
     n_known = sum(row["n_queries"] for row in summary["histogram"])
-    lines = [
+    head = (
         f"{summary['n_kept']} of {summary['n_queries']} queries have an accuracy of {summary['low']:g} to "
-        f"{summary['high']:g} in {summary['samples']} samples; {summary['n_queries'] - n_known} have no known verdict.",
-        "",
-        "| accuracy | queries | kept | |",
-        "|---|---|---|---|",
-    ]
-    for row in summary["histogram"]:
-        bar = "█" * round(40 * row["n_queries"] / max(1, n_known))
-        lines.append(f"| {row['accuracy']:.1%} | {row['n_queries']} | {row['n_kept']} | {bar} |")
+        f"{summary['high']:g} in {summary['samples']} samples; {summary['n_queries'] - n_known} have no known verdict."
+    )
+    table = markdown_table(
+        ["accuracy", "queries", "kept", ""],
+        [
+            [
+                f"{row['accuracy']:.1%}",
+                row["n_queries"],
+                row["n_kept"],
+                "█" * round(40 * row["n_queries"] / max(1, n_known)),
+            ]
+            for row in summary["histogram"]
+        ],
+    )
     create_markdown_artifact(
-        "\n".join(lines),
+        f"{head}\n\n{table}",
         key=artifact_key(session, "zpd"),
         description="Accuracy of the initial model on the training set",
     )

@@ -9,7 +9,7 @@ import pytest
 
 from tapo_core.cli.formats import TableFormat
 from tapo_core.cli.show import print_table
-from tapo_core.markdown import markdown_table
+from tapo_core.text import markdown_table
 
 FRAME = pandas.DataFrame({"text": ["a|b\n\x1b[31mc", None], "value": [0.123456, float("nan")], "n": [3, 40000]})
 

@@ -15,6 +15,7 @@ from tapo_core.data import Inputs, load_inputs, sources
 from tapo_core.decontamination import Overlap, find_overlaps, find_repeats
 from tapo_core.nano.prepare import write_problems
 from tapo_core.records import OverlapKind, Query
+from tapo_core.text import one_line, shortened
 
 #: Pairs that are printed, and characters of each text.
 _PAIRS, _WIDTH = 20, 100
@@ -90,11 +91,6 @@ def _print_overlaps(overlaps: Sequence[Overlap], splits: Sequence[str]) -> None:
     for overlap in overlaps[:_PAIRS]:
         typer.echo(f"{overlap.kind.value} {overlap.similarity:.1f}")
         for query in (overlap.query, overlap.other):
-            typer.echo(f"  {query.source}: {printable(_short(query.text))}")
+            typer.echo(f"  {query.source}: {printable(shortened(one_line(query.text), _WIDTH))}")
     if len(overlaps) > _PAIRS:
         typer.echo(f"... and {len(overlaps) - _PAIRS} more pairs")
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _WIDTH else line[: _WIDTH - 1] + "…"

@@ -12,14 +12,16 @@ from tapo_core.cli import audit, keeping
 from tapo_core.cli.folders import RunFolder, run_folder
 from tapo_core.cli.formats import LineageFormat, TableFormat
 from tapo_core.errors import TapoError, UserError
+from tapo_core.text import one_line
 
 if TYPE_CHECKING:
     from tapo_core.comparison import PolicyAt
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.add_typer(audit.app, name="audit")
-for name, command in (("export", keeping.export), ("import", keeping.import_), ("gc", keeping.gc)):
-    app.command(name=name)(command)
+app.command(name="export")(keeping.export)
+app.command(name="import")(keeping.import_)
+app.command(name="gc")(keeping.gc)
 
 ConfigFile = Annotated[Path, typer.Argument(help="TOML file, for example configs/nano_tapo.toml")]
 Overrides = Annotated[
@@ -217,5 +219,5 @@ def main() -> None:
 
 
 def _fail(error: TapoError, code: int) -> None:
-    print(f"tapo: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"tapo: {one_line(error)}", file=sys.stderr)
     sys.exit(code)

@@ -12,6 +12,7 @@ from tapo_core.cli.formats import TableFormat
 from tapo_core.cli.show import print_table
 from tapo_core.errors import TapoError
 from tapo_core.store import query
+from tapo_core.text import one_line
 
 _HELP = ".tables   names of tables and views\n.schema x columns of x\n.quit     leave (or Ctrl-D)\nSQL ends with a semicolon"
 _TABLES = """
@@ -34,7 +35,7 @@ def run_shell(run_folder: Path) -> None:
             try:
                 _answer(run_folder, statement)
             except TapoError as error:
-                print(" ".join(str(error).split()), file=sys.stderr)
+                print(one_line(error), file=sys.stderr)
             except KeyboardInterrupt:
                 print("interrupted", file=sys.stderr)
 

@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tapo_core.cli.formats import TableFormat
-from tapo_core.markdown import markdown_table
 from tapo_core.records import Correction, Query, Rollout
 from tapo_core.store import load
+from tapo_core.text import markdown_table
 
 #: Characters below which a folded column cannot be read any more.
 _READABLE = 12

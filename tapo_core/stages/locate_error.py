@@ -68,7 +68,6 @@ def _count(records: Sequence[ErrorLocation], method: str) -> int:
 
 def _candidates(session: Session, iteration: int) -> list[_Candidate]:
     tokens = {row.subject_id: row for row in session.load(RolloutTokens, iteration, role=TokenRole.ROLLOUT)}
-    instruction = session.config.data.instruction
     chosen = []
     for group in load_groups(session, iteration):
         query = session.queries[group.query_id]
@@ -76,7 +75,7 @@ def _candidates(session: Session, iteration: int) -> list[_Candidate]:
             reference = draw_reference(session, iteration, group, wrong)
             attempt = Attempt(
                 name=wrong.rollout_id,
-                problem=query.text.removesuffix(f"\n{instruction}") if instruction else query.text,
+                problem=query.problem(session.config.data.instruction),
                 gold=query.gold,
                 family=query.family,
                 level=query.level,

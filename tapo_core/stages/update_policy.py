@@ -75,7 +75,7 @@ def update_policy(session: Session, iteration: int, input_digest: str) -> StageC
     metrics = {(number, name): value for number, step in enumerate(steps) for name, value in step.values.items()}
     metrics |= {(-1, name): value for name, value in _mismatch(members, scores).items()}
     records: list[Record] = [version, *advantage_rows(session, iteration, members)]
-    records += token_weight_rows(session, iteration, members, scores)
+    records += token_weight_rows(session, iteration, members, scores, weights)
     records += [
         UpdateMetric(session.run_id, iteration, policy_version_id, step, name, value)
         for (step, name), value in metrics.items()
@@ -166,7 +166,11 @@ def advantage_rows(session: Session, iteration: int, members: Sequence[Member]) 
 
 
 def token_weight_rows(
-    session: Session, iteration: int, members: Sequence[Member], scores: Sequence[TokenScores]
+    session: Session,
+    iteration: int,
+    members: Sequence[Member],
+    scores: Sequence[TokenScores],
+    weights: Sequence[list[float]],
 ) -> list[TokenWeight]:
     """OTS weights of the constructed members, with the terms they come from."""
     return [
@@ -174,11 +178,11 @@ def token_weight_rows(
             session.run_id,
             iteration,
             member.advantage.subject_id,
-            token_weights(session, member, score),
+            weights_T,
             score.logprobs_T,
             score.entropies_T,
         )
-        for member, score in zip(members, scores, strict=True)
+        for member, score, weights_T in zip(members, scores, weights, strict=True)
         if member.advantage.group is AdvantageGroup.CONSTRUCTED
     ]
 

@@ -152,10 +152,9 @@ def _counts(decision: SelectionDecision) -> GroupCounts:
 
 def _row(session: Session, decision: SelectionDecision) -> str:
     query, counts = session.queries[decision.subject_id], _counts(decision)
-    instruction = session.config.data.instruction
     return canonical_json(
         {
-            "problem": query.text.removesuffix(f"\n{instruction}") if instruction else query.text,
+            "problem": query.problem(session.config.data.instruction),
             "answer": query.gold,
             "id": query.query_id,
             "family": query.family,

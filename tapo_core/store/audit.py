@@ -19,7 +19,7 @@ import pyarrow.parquet
 from tapo_core.errors import IntegrityError, StoreLockedError, UserError
 from tapo_core.store.batches import rows_digest
 from tapo_core.store.commits import StageCommit, chain_digest, read_commits
-from tapo_core.store.connection import LOCK_SECONDS, connect, database_path, ledger_path, one_line, published_folder
+from tapo_core.store.connection import LOCK_SECONDS, connect, database_path, ledger_path, published_folder
 from tapo_core.store.contents import check_checkpoints, check_contents
 from tapo_core.store.findings import Report
 from tapo_core.store.ledger import LedgerEntry, read_lines
@@ -37,6 +37,7 @@ from tapo_core.store.publish import (
 from tapo_core.store.rows import select_list
 from tapo_core.store.snapshot import READER_CONFIG, snapshot_commits
 from tapo_core.store.tables import Table
+from tapo_core.text import one_line
 
 
 @dataclass(slots=True)

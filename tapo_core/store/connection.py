@@ -12,6 +12,7 @@ from pathlib import Path
 import duckdb
 
 from tapo_core.errors import IntegrityError, StoreLockedError
+from tapo_core.text import one_line
 
 #: DuckDB settings by name.
 Config = dict[str, str | bool | int | float | list[str]]
@@ -53,11 +54,6 @@ def what_to_do(database: Path) -> str:
         f"Nothing was changed. `tapo audit verify {run}` names the damage; `tapo audit repair {run}` makes the database "
         "anew if the published files are whole."
     )
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message on one line."""
-    return " ".join(str(error).split())
 
 
 def _holder(message: str) -> str | None:

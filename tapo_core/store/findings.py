@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from tapo_core.text import one_line
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -22,7 +24,7 @@ class Finding:
         place = "" if self.table is None else f"{self.table}{f' ({self.key})' if self.key else ''}: "
         columns = f" [{', '.join(self.columns)}]" if self.columns else ""
         file = f" ({self.file})" if self.file else ""
-        return " ".join(f"{self.kind}: {self.part}: {place}{self.message}{columns}{file}".split())
+        return one_line(f"{self.kind}: {self.part}: {place}{self.message}{columns}{file}")
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from typing import Any
 import duckdb
 
 from tapo_core.errors import IntegrityError, TransientError
+from tapo_core.files import fsync
 from tapo_core.ids import canonical_json
 from tapo_core.store.commits import StageCommit, read_commits
 from tapo_core.store.connection import database_path, what_to_do
@@ -110,7 +111,7 @@ def append_to_ledger(path: Path, entries: Sequence[LedgerEntry]) -> None:
             file.flush()
             os.fsync(file.fileno())
         if is_new:
-            fsync_folder(path.parent)
+            fsync(path.parent)
     except OSError as error:
         raise TransientError(f"{path} cannot be written: {error}. The stage can be run again.") from error
 
@@ -121,16 +122,7 @@ def rewrite_ledger(path: Path, entries: Sequence[LedgerEntry]) -> None:
     temporary.unlink(missing_ok=True)
     append_to_ledger(temporary, entries)
     os.replace(temporary, path)
-    fsync_folder(path.parent)
-
-
-def fsync_folder(folder: Path) -> None:
-    """See a folder's names on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fsync(path.parent)
 
 
 def compare_with_ledger(

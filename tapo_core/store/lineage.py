@@ -11,6 +11,7 @@ import duckdb
 from tapo_core.errors import UserError
 from tapo_core.ids import canonical_json
 from tapo_core.store.snapshot import open_reader
+from tapo_core.text import one_line, shortened
 
 _MIN_PREFIX = 6
 _LABEL_WIDTH = 100
@@ -123,7 +124,7 @@ def _nodes(connection: duckdb.DuckDBPyConnection, ids: list[str]) -> list[Lineag
         "SELECT kind, CAST(id AS VARCHAR), label FROM lineage_node WHERE id IN (SELECT CAST(unnest($ids) AS UUID))",
         {"ids": ids},
     ).fetchall()
-    return [LineageNode(kind, node_id, " ".join(label.split())) for kind, node_id, label in rows]
+    return [LineageNode(kind, node_id, one_line(label)) for kind, node_id, label in rows]
 
 
 def render_tree(found: Lineage) -> str:
@@ -162,8 +163,7 @@ def _short(node_id: str) -> str:
 
 
 def _line(node: LineageNode) -> str:
-    label = node.label if len(node.label) <= _LABEL_WIDTH else node.label[: _LABEL_WIDTH - 1] + "…"
-    return f"{node.kind} {_short(node.id)} {label}"
+    return f"{node.kind} {_short(node.id)} {shortened(node.label, _LABEL_WIDTH)}"
 
 
 def to_json(found: Lineage) -> str:

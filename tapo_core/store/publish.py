@@ -29,10 +29,11 @@ import pyarrow
 import pyarrow.parquet
 
 from tapo_core.errors import IntegrityError, TransientError
+from tapo_core.files import fsync
 from tapo_core.store.batches import Batch, rows_digest
 from tapo_core.store.commits import StageCommit
 from tapo_core.store.connection import database_path, published_folder, what_to_do
-from tapo_core.store.ledger import LedgerEntry, fsync_folder
+from tapo_core.store.ledger import LedgerEntry
 from tapo_core.store.migrate import column_counts
 from tapo_core.store.rows import arrow_schema, keys_and_digests, select_list
 from tapo_core.store.tables import TABLES, Table
@@ -196,9 +197,9 @@ class Publisher:
         missing = [folder for folder in (place.parent, place.parent.parent) if not folder.exists()]
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(temporary, place)
-        fsync_folder(place.parent)
+        fsync(place.parent)
         for folder in missing:
-            fsync_folder(folder.parent)
+            fsync(folder.parent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from tapo_core.store.connection import (
     connect,
     database_path,
     ledger_path,
-    one_line,
     published_folder,
     what_to_do,
 )
@@ -26,6 +25,7 @@ from tapo_core.store.migrate import pending_migrations, shipped_migrations
 from tapo_core.store.rows import select_list, to_records
 from tapo_core.store.snapshot import READER_CONFIG, open_reader, snapshot_commits
 from tapo_core.store.tables import TABLES, Record
+from tapo_core.text import one_line
 
 if TYPE_CHECKING:  # pandas takes most of a second to import, and most users of this module never ask for a frame
     import pandas

@@ -9,11 +9,11 @@ from pathlib import Path
 import duckdb
 
 from tapo_core.errors import IntegrityError, TransientError
+from tapo_core.files import fsync
 from tapo_core.store.audit import verify
 from tapo_core.store.commits import StageCommit
 from tapo_core.store.connection import LOCK_SECONDS, WRITER_CONFIG, connect, database_path
 from tapo_core.store.findings import Finding
-from tapo_core.store.ledger import fsync_folder
 from tapo_core.store.migrate import apply_migrations, shipped_migrations
 from tapo_core.store.publish import TABLES_BY_NAME
 from tapo_core.store.snapshot import register_tables, snapshot_commits
@@ -61,7 +61,7 @@ def repair(run_folder: Path, *, lock_seconds: float = LOCK_SECONDS) -> Repair:
                 raise IntegrityError(f"the new database is not what was written: {left[0].line}. Nothing was changed.")
         kept = _set_aside(path)
         os.replace(new, path)
-        fsync_folder(path.parent)
+        fsync(path.parent)
     except (OSError, duckdb.IOException) as error:
         raise TransientError(f"{new} cannot be written: {error}. The damaged database is as it was.") from error
     finally:

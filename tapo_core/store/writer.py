@@ -22,7 +22,6 @@ from tapo_core.store.connection import (
     connect,
     database_path,
     ledger_path,
-    one_line,
     published_folder,
     what_to_do,
 )
@@ -40,6 +39,7 @@ from tapo_core.store.migrate import apply_migrations, level_at, shipped_migratio
 from tapo_core.store.parents import check_parents
 from tapo_core.store.publish import Publisher
 from tapo_core.store.tables import Record
+from tapo_core.text import one_line
 
 #: What a stage takes on disk, for each byte of its rows in memory: write-ahead log, database and Parquet.
 _DISK_FACTOR = 3

@@ -1,6 +1,16 @@
-"""Markdown tables, for artifacts and reports."""
+"""Text for people: one line, so wide and no wider; Markdown tables."""
 
 from collections.abc import Iterable, Sequence
+
+
+def one_line(text: object) -> str:
+    """A text, or an error's message, on one line."""
+    return " ".join(str(text).split())
+
+
+def shortened(text: str, width: int) -> str:
+    """At most `width` characters of a text; an ellipsis says that there was more."""
+    return text if len(text) <= width else text[: width - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def markdown_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
