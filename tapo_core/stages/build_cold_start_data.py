@@ -113,7 +113,7 @@ def _example(
     session: Session, iteration: int, kind: ColdStartKind, subject_id: str, query_id: str, tokens: RolloutTokens
 ) -> ColdStartExample:
     return ColdStartExample(
-        example_id=deterministic_id("cold_start_example", run=session.run_id, subject=subject_id),
+        example_id=deterministic_id("cold_start_example", run=session.run_id, iteration=iteration, subject=subject_id),
         run_id=session.run_id,
         iteration=iteration,
         kind=kind,

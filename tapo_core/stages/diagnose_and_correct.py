@@ -134,7 +134,9 @@ def _records(
     session: Session, iteration: int, job: _Job, output: Sample | None, template: Template, policy: PolicyVersion
 ) -> list[Record]:
     """The correction, its tokens, and, when it parsed, the error it points at, its trajectory and the verdict on that."""
-    correction_id = deterministic_id("correction", wrong=job.wrong.rollout_id, prompt=template.version)
+    correction_id = deterministic_id(
+        "correction", iteration=job.wrong.iteration, wrong=job.wrong.rollout_id, prompt=template.version
+    )
     raw = "" if output is None else session.chat.decode(output.token_ids_T)
     if output is None:
         finish_reason = FinishReason.LENGTH

@@ -90,7 +90,11 @@ def _evaluations(
     return [
         Evaluation(
             evaluation_id=deterministic_id(
-                "evaluation", policy=policy.policy_version_id, dataset=dataset, metric=metric
+                "evaluation",
+                iteration=policy.iteration,
+                policy=policy.policy_version_id,
+                dataset=dataset,
+                metric=metric,
             ),
             run_id=session.run_id,
             iteration=policy.iteration,

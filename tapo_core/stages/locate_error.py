@@ -163,7 +163,9 @@ def error_location(
             token_end_of(token_ids_T, rollout.text, step.char_end, session.chat.decode),
         )
     return ErrorLocation(
-        error_location_id=deterministic_id("error_location", rollout=rollout.rollout_id, method=found.method),
+        error_location_id=deterministic_id(
+            "error_location", iteration=rollout.iteration, rollout=rollout.rollout_id, method=found.method
+        ),
         run_id=session.run_id,
         iteration=rollout.iteration,
         rollout_id=rollout.rollout_id,

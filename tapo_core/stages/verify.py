@@ -42,7 +42,7 @@ def verification(
     verdict: Verdict = judge(text, gold)
     return Verification(
         verification_id=deterministic_id(
-            "verification", subject=subject_id, verifier=VERIFIER, version=VERIFIER_VERSION
+            "verification", iteration=iteration, subject=subject_id, verifier=VERIFIER, version=VERIFIER_VERSION
         ),
         run_id=session.run_id,
         iteration=iteration,

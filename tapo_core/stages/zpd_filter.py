@@ -83,7 +83,9 @@ def zpd_filter(session: Session, iteration: int, input_digest: str) -> StageComm
 def _decision(session: Session, iteration: int, query: Query, counts: GroupCounts) -> SelectionDecision:
     reason = judge_zpd(counts, session.config.zpd)
     return SelectionDecision(
-        decision_id=deterministic_id("decision", run=session.run_id, stage=STAGE, subject=query.query_id),
+        decision_id=deterministic_id(
+            "decision", run=session.run_id, iteration=iteration, stage=STAGE, subject=query.query_id
+        ),
         run_id=session.run_id,
         iteration=iteration,
         subject_kind=SubjectKind.QUERY,

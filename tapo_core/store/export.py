@@ -50,7 +50,7 @@ def export_run(run_folder: Path, folder: Path) -> dict[str, Any]:
     if not commits:
         raise UserError(f"{run_folder}: nothing was committed yet")
     tables = {table for commit in commits for table in commit.row_counts}
-    files = [file for table in sorted(tables) for file in published_files(run_folder, commits, table)]
+    files = [file for table in sorted(tables) for file in map(Path, published_files(run_folder, commits, table))]
     with publish_folder(folder) as made:
         for file in files:
             if not file.exists():

@@ -67,8 +67,23 @@ def _complete_lines(path: Path) -> bytes:
 
 def read_lines(path: Path) -> list[LedgerEntry | IntegrityError]:
     """The ledger line by line; in place of a line that is not the entry that belongs there, the error that says so."""
+    content = _complete_lines(path)
+    known, found = _read_before.get(path, (b"", []))
+    if not content.startswith(known):
+        known, found = b"", []
+    found = found + _parse(path, content[len(known) :], first=len(found) + 1)
+    _read_before[path] = content, found
+    return found
+
+
+#: Content and lines of ledgers that this process read. A ledger grows at its end, and its writer reads it at each commit:
+#: without this, the thousandth commit would parse a thousand lines. Anything but growth is read anew.
+_read_before: dict[Path, tuple[bytes, list[LedgerEntry | IntegrityError]]] = {}
+
+
+def _parse(path: Path, content: bytes, first: int) -> list[LedgerEntry | IntegrityError]:
     found: list[LedgerEntry | IntegrityError] = []
-    for number, line in enumerate(_complete_lines(path).splitlines(), start=1):
+    for number, line in enumerate(content.splitlines(), start=first):
         try:
             entry = LedgerEntry(**json.loads(line))
         except (ValueError, TypeError) as error:

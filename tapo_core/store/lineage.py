@@ -3,30 +3,42 @@
 import contextlib
 import dataclasses
 import re
+import uuid
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from tapo_core.errors import UserError
-from tapo_core.ids import canonical_json
-from tapo_core.store.snapshot import open_reader
+from tapo_core.ids import canonical_json, iteration_of
+from tapo_core.store.commits import StageCommit
+from tapo_core.store.publish import TABLES_BY_NAME
+from tapo_core.store.snapshot import Wanted, open_reader, snapshot_commits
 from tapo_core.text import one_line, shortened
 
+#: The tables whose rows have a place in the lineage.
+_KINDS = (
+    *("query", "policy_version", "rollout", "verification", "error_location", "correction", "selection_decision"),
+    *("evaluation", "cold_start_example"),
+)
 _MIN_PREFIX = 6
 _LABEL_WIDTH = 100
 
+# What a trajectory came from and what came of it was committed in its own iteration and, below a policy version, in the next
+# one. Three things reach further: queries; the parents of policy versions; and examples of a cold start, made of rollouts of
+# any iteration before. A snapshot of just that is enough, and a run may have a thousand iterations.
+#
 # Two rules keep the walk to one thing's own story. A policy version met on the way is not walked through: below it lies
 # everything sampled later, above it (`trained_on`) everything it was trained on; only its parents are followed.
 # And a walk goes up or down, never up and then down, so that a rollout's siblings stay out.
 _WALK = """
 WITH RECURSIVE walked (child_kind, child_id, parent_kind, parent_id, relation, depth) AS (
     SELECT child_kind, child_id, parent_kind, parent_id, relation, 1
-    FROM lineage_edge WHERE {here}_kind = $kind AND {here}_id = CAST($id AS UUID)
+    FROM edge WHERE {here}_kind = $kind AND {here}_id = CAST($id AS UUID)
     UNION
     SELECT edge.child_kind, edge.child_id, edge.parent_kind, edge.parent_id, edge.relation, walked.depth + 1
     FROM walked
-    JOIN lineage_edge AS edge ON edge.{here}_kind = walked.{there}_kind AND edge.{here}_id = walked.{there}_id
+    JOIN edge ON edge.{here}_kind = walked.{there}_kind AND edge.{here}_id = walked.{there}_id
     WHERE walked.depth <= $max_depth AND {through}
 )
 SELECT child_kind, CAST(child_id AS VARCHAR), parent_kind, CAST(parent_id AS VARCHAR), relation, min(depth)
@@ -77,8 +89,19 @@ def lineage(run_folder: Path, id_or_prefix: str, *, max_depth: int = 8, max_edge
         UserError: no such id, or several; no run in the folder.
         IntegrityError: see `open_reader`.
     """
-    with contextlib.closing(open_reader(run_folder)) as connection:
-        kind, start_id = _find(connection, id_or_prefix)
+    commits = snapshot_commits(run_folder)
+    kind, start_id, iterations = _find(run_folder, id_or_prefix)
+    if any("cold_start_example" in commit.row_counts for commit in commits):
+        iterations = {commit.iteration for commit in commits}
+    oldest = min(iterations) - max_depth - 1
+
+    def near(commit: StageCommit, table: str) -> bool:
+        if table == "policy_version":
+            return oldest <= commit.iteration <= max(iterations)
+        return commit.iteration in iterations or table == "query"
+
+    with contextlib.closing(open_reader(run_folder, wanted=near)) as connection:
+        connection.execute("CREATE TEMP TABLE edge AS SELECT * FROM lineage_edge")
         up, more_up = _walk(connection, _UP, kind, start_id, max_depth, max_edges)
         down, more_down = _walk(connection, _DOWN, kind, start_id, max_depth, max_edges)
         ids = sorted({start_id, *(end for edge in (*up, *down) for end in (edge.child_id, edge.parent_id))})
@@ -86,26 +109,52 @@ def lineage(run_folder: Path, id_or_prefix: str, *, max_depth: int = 8, max_edge
     return Lineage(nodes[start_id], up, down, nodes, more_up or more_down)
 
 
-def _find(connection: duckdb.DuckDBPyConnection, id_or_prefix: str) -> tuple[str, str]:
+def _find(run_folder: Path, id_or_prefix: str) -> tuple[str, str, set[int]]:
+    """Kind and id, and the iterations in which its story is."""
     digits = id_or_prefix.strip().lower().replace("-", "")
     if not re.fullmatch(rf"[0-9a-f]{{{_MIN_PREFIX},32}}", digits):
         raise UserError(
             f"{id_or_prefix!a} is no id: give a UUID, or {_MIN_PREFIX} or more of its first hexadecimal digits"
         )
-    found = connection.execute(
-        "SELECT kind, CAST(id AS VARCHAR) FROM lineage_node "
-        "WHERE id BETWEEN CAST($low AS UUID) AND CAST($high AS UUID) ORDER BY id LIMIT 11",
-        {"low": digits.ljust(32, "0"), "high": digits.ljust(32, "f")},
-    ).fetchall()
+    found: list[tuple[str, str, int | None]] = []
+    if len(digits) == 32:  # an id says where its row is
+        there = iteration_of(digits)
+        found = _search(run_folder, digits, lambda commit, _: commit.iteration == there)
+    found = found or _search(run_folder, digits, None)
     if not found:
         raise UserError(f"nothing in this run has an id that begins with {id_or_prefix}")
     if len(found) > 1:
-        candidates = ", ".join(f"{kind} {node_id}" for kind, node_id in found[:10])
+        candidates = ", ".join(f"{kind} {node_id}" for kind, node_id, _ in found[:10])
         raise UserError(
             f"{id_or_prefix} is the beginning of several ids: {candidates}{', ...' if len(found) > 10 else ''}"
         )
-    kind, node_id = found[0]
-    return kind, node_id
+    kind, node_id, iteration = found[0]
+    if iteration is None:
+        return kind, node_id, _iterations_of_query(run_folder, node_id)
+    return kind, node_id, {iteration, iteration + 1} if kind == "policy_version" else {iteration}
+
+
+def _search(run_folder: Path, digits: str, wanted: Wanted | None) -> list[tuple[str, str, int | None]]:
+    """Kind, id and iteration (None for a query) of what has an id that begins so; eleven at most."""
+    low, high = (str(uuid.UUID(digits.ljust(32, end))) for end in "0f")
+    places = (
+        f"SELECT '{name}', {key} AS id, {'NULL' if name == 'query' else 'iteration'} FROM published_{name} "
+        f"WHERE {key} BETWEEN $low AND $high"
+        for name, key in ((name, TABLES_BY_NAME[name].key[0]) for name in _KINDS)
+    )
+    with contextlib.closing(open_reader(run_folder, wanted=wanted)) as connection:
+        sql = f"{' UNION ALL '.join(places)} ORDER BY id LIMIT 11"
+        return connection.execute(sql, {"low": low, "high": high}).fetchall()
+
+
+def _iterations_of_query(run_folder: Path, query_id: str) -> set[int]:
+    """The iterations that sampled a query or decided on it, and, so that there is one, the first."""
+    sql = (
+        "SELECT iteration FROM published_rollout WHERE query_id = $id "
+        "UNION SELECT iteration FROM published_selection_decision WHERE subject_id = $id"
+    )
+    with contextlib.closing(open_reader(run_folder)) as connection:
+        return {0, *(row[0] for row in connection.execute(sql, {"id": query_id}).fetchall())}
 
 
 def _walk(

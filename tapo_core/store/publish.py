@@ -44,17 +44,17 @@ Key = tuple[Any, ...]
 
 def published_file(run_folder: Path, commit: StageCommit, table: str) -> Path:
     """Where the rows that a commit brought into a table are published."""
-    return (
-        published_folder(run_folder)
-        / table
-        / f"iteration={commit.iteration}"
-        / f"{commit.seq:08d}-{commit.stage}.parquet"
-    )
+    return published_folder(run_folder) / _place(commit, table)
 
 
-def published_files(run_folder: Path, commits: Sequence[StageCommit], table: str) -> list[Path]:
-    """All files of a table, in the order of the commits."""
-    return [published_file(run_folder, commit, table) for commit in commits if table in commit.row_counts]
+def published_files(run_folder: Path, commits: Sequence[StageCommit], table: str) -> list[str]:
+    """All files of a table, in the order of the commits. Text: a snapshot names thousands, and a `Path` takes its time."""
+    folder = published_folder(run_folder)
+    return [f"{folder}/{_place(commit, table)}" for commit in commits if table in commit.row_counts]
+
+
+def _place(commit: StageCommit, table: str) -> str:
+    return f"{table}/iteration={commit.iteration}/{commit.seq:08d}-{commit.stage}.parquet"
 
 
 def table_at(table: Table, level: int) -> Table:

@@ -134,17 +134,40 @@ def _refuse(table: Table, column: Column, records: Sequence[Record], values: Ite
 
 
 def _surely_fine(column: Column, values: list[Any]) -> bool:
-    """A quick look at a whole list column: its elements' types and range. False sends the rows to the slow look."""
-    lists = [value for value in values if value is not None]
-    if (len(lists) < len(values) and not column.nullable) or not all(type(value) is list for value in lists):
+    """A quick look at a whole column. False sends its rows to the slow look, which names the bad one if there is any."""
+    there = [value for value in values if value is not None]
+    if len(there) < len(values) and not column.nullable:
         return False
-    elements = list(itertools.chain.from_iterable(lists))
-    wanted = int if column.sql_type == "INTEGER[]" else float
-    if not set(map(type, elements)) <= {wanted}:
+    if column.enum is not None:
+        return set(there) <= _members(column.enum)
+    if not column.sql_type.endswith("[]"):
+        return _surely_fine_scalars(column.sql_type, there)
+    if not set(map(type, there)) <= {list}:
         return False
-    if wanted is int:
-        return not elements or (min(elements) in _INT32 and max(elements) in _INT32)
+    elements = list(itertools.chain.from_iterable(there))
+    if column.sql_type == "INTEGER[]":
+        return _surely_fine_scalars("INTEGER", elements)
+    if not set(map(type, elements)) <= {float}:
+        return False
     return bool((numpy.abs(numpy.array(elements, dtype=numpy.float64)) <= _FLOAT32_MAX).all())
+
+
+def _surely_fine_scalars(sql_type: str, values: list[Any]) -> bool:
+    if not values:
+        return True
+    types = set(map(type, values))
+    match sql_type:
+        case "UUID":
+            return types == {str} and all(map(_is_uuid, values))
+        case "VARCHAR":
+            return types == {str} and _text_problem("".join(values)) is None
+        case "INTEGER":
+            return types == {int} and min(values) in _INT32 and max(values) in _INT32
+        case "DOUBLE":
+            return types == {float} and all(map(math.isfinite, values))
+        case "BOOLEAN":
+            return types == {bool}
+    return False
 
 
 def arrow_schema(table: Table) -> pyarrow.Schema:
@@ -161,7 +184,7 @@ def to_arrow(table: Table, records: Sequence[Record]) -> pyarrow.Table:
     arrays = []
     for column in table.columns:
         values = [getattr(record, column.name) for record in records]
-        if not (column.sql_type.endswith("[]") and _surely_fine(column, values)):
+        if not _surely_fine(column, values):
             _refuse(table, column, records, values)
         if column.sql_type == "TIMESTAMP":
             values = [_utc(value) for value in values]

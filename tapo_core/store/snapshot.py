@@ -5,7 +5,7 @@ reads exactly the files of the commits that were in the ledger when the snapshot
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -72,13 +72,23 @@ def snapshot_commits(run_folder: Path) -> list[StageCommit]:
     return commits
 
 
+#: Whether a snapshot is to have the rows that a commit brought into a table.
+Wanted = Callable[[StageCommit, str], bool]
+
+
 def open_reader(
-    run_folder: Path, *, memory_limit: str = "2GB", threads: int = 2, locked: bool = True
+    run_folder: Path,
+    *,
+    memory_limit: str = "2GB",
+    threads: int = 2,
+    locked: bool = True,
+    wanted: Wanted | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """A connection to a snapshot of a run: all that was committed when it was opened, and nothing later. Never waits.
 
     Its SQL sees the store's tables and views. It can neither change the store nor reach files, extensions, the network or
     Python's variables, nor (when `locked`) change settings. For a notebook: ``open_reader(folder).sql("...").df()``.
+    `wanted`: leave out the rows of other commits and tables, for who knows where to look in a large run.
 
     Raises:
         UserError, IntegrityError: see `snapshot_commits`.
@@ -87,7 +97,7 @@ def open_reader(
     connection = duckdb.connect(config={**READER_CONFIG, "memory_limit": memory_limit, "threads": str(threads)})
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(connection.close)
-        register_tables(connection, run_folder, commits)
+        register_tables(connection, run_folder, commits, wanted)
         for table in TABLES_BY_NAME.values():
             columns = ", ".join(f"CAST({c.name} AS {c.sql_type}) AS {c.name}" for c in table.columns)
             connection.execute(f"CREATE VIEW {table.name} AS SELECT {columns} FROM published_{table.name}")
@@ -102,14 +112,20 @@ def open_reader(
     return connection
 
 
-def register_tables(connection: duckdb.DuckDBPyConnection, run_folder: Path, commits: Sequence[StageCommit]) -> None:
+def register_tables(
+    connection: duckdb.DuckDBPyConnection,
+    run_folder: Path,
+    commits: Sequence[StageCommit],
+    wanted: Wanted | None = None,
+) -> None:
     """Let a connection see ``published_<table>`` for each table, ids as text, rows in the order of the commits.
 
     Files from before a migration that added columns read as NULL there.
     """
     for table in TABLES_BY_NAME.values():
+        chosen = commits if wanted is None else [commit for commit in commits if wanted(commit, table.name)]
         files = pyarrow.dataset.FileSystemDataset.from_paths(
-            [str(file) for file in published_files(run_folder, commits, table.name)],
+            published_files(run_folder, chosen, table.name),
             schema=arrow_schema(table),
             format=pyarrow.dataset.ParquetFileFormat(),
             filesystem=pyarrow.fs.LocalFileSystem(),
