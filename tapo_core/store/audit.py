@@ -281,7 +281,7 @@ class _Audit:
         with self._held("cannot be opened", table=table.name) as connection:
             if connection is None:
                 return
-            reader = connection.execute(f"SELECT {select_list(table)} FROM {table.name}").to_arrow_reader(10_000)
+            reader = connection.sql(f"SELECT {select_list(table)} FROM {table.name}").to_arrow_reader(10_000)
             for batch in reader:
                 found = pyarrow.Table.from_batches([batch])
                 by_width = {

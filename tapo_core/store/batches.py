@@ -103,7 +103,7 @@ def insert_batch(connection: duckdb.DuckDBPyConnection, batch: Batch) -> set[tup
     ).fetchall()
     if len(inserted) == len(batch.digests):
         return set()
-    stored = connection.execute(
+    stored = connection.sql(
         f"SELECT {select_list(table)} FROM {table.name} AS stored "
         f"WHERE EXISTS (SELECT 1 FROM {batch.incoming} AS incoming WHERE {same_key})"
     ).to_arrow_table()

@@ -80,14 +80,14 @@ def _write_trajectories(run_folder: Path, file: Path) -> str:
     """The view `trajectory` as one Parquet file, ids as text. Returns the run's name."""
     file.parent.mkdir(parents=True)
     with contextlib.closing(open_reader(run_folder)) as connection:
-        found = connection.execute("SELECT name FROM run").fetchone()
+        names = connection.execute("SELECT name FROM run").fetchall()
         columns = connection.execute("SELECT column_name, column_type FROM (DESCRIBE trajectory)").fetchall()
         chosen = ", ".join(f"CAST({name} AS VARCHAR) AS {name}" if kind == "UUID" else name for name, kind in columns)
-        reader = connection.execute(f"SELECT {chosen} FROM trajectory ORDER BY ALL").to_arrow_reader(_ROWS_A_BATCH)
+        reader = connection.sql(f"SELECT {chosen} FROM trajectory ORDER BY ALL").to_arrow_reader(_ROWS_A_BATCH)
         with pyarrow.parquet.ParquetWriter(file, reader.schema, compression="zstd") as writer:
             for batch in reader:
                 writer.write_batch(batch)
-    return str(found[0]) if found else ""
+    return str(names[0][0]) if names else ""
 
 
 def import_run(folder: Path, run_folder: Path) -> dict[str, Any]:

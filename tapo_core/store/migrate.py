@@ -89,8 +89,11 @@ def apply_migrations(connection: duckdb.DuckDBPyConnection, migrations: Sequence
 def level_at(connection: duckdb.DuckDBPyConnection, committed_at: str) -> int:
     """The newest migration that a database had at a time (ISO 8601 with its offset)."""
     when = datetime.datetime.fromisoformat(committed_at).astimezone(datetime.UTC).replace(tzinfo=None)
-    found = connection.execute("SELECT max(version) FROM schema_migration WHERE applied_at <= ?", [when]).fetchone()
-    return found[0] if found and found[0] is not None else shipped_migrations()[-1].version
+    # All of the result is fetched, or DuckDB 2.0 refuses the next one.
+    ((newest,),) = connection.execute(
+        "SELECT max(version) FROM schema_migration WHERE applied_at <= ?", [when]
+    ).fetchall()
+    return shipped_migrations()[-1].version if newest is None else int(newest)
 
 
 @functools.cache

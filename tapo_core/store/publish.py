@@ -166,7 +166,7 @@ class Publisher:
                 table = table_at(TABLES_BY_NAME[name], levels[commit.seq])
                 if name not in stored:
                     sql = f"SELECT {select_list(TABLES_BY_NAME[name])} FROM {name} ORDER BY rowid"
-                    stored[name] = connection.execute(sql).to_arrow_table()
+                    stored[name] = connection.sql(sql).to_arrow_table()
                 mine = stored[name].slice(taken[name], count).select(table.column_names)
                 rows[name] = mine.cast(arrow_schema(table)).sort_by([(key, "ascending") for key in table.key])
                 digests[name] = dict(keys_and_digests(table, rows[name]))

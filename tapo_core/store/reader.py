@@ -90,7 +90,7 @@ def query(run_folder: Path, sql: str, *, limit_seconds: float = 30.0, max_rows: 
         timer.start()
         try:
             _refuse_writing(sql)
-            return _fetch(connection.execute(sql), max_rows)
+            return _fetch(connection.sql(sql), max_rows)
         except duckdb.InterruptException as error:
             raise UserError(f"the query was stopped after {limit_seconds:g} s: narrow it down") from error
         except duckdb.PermissionException as error:
@@ -111,8 +111,8 @@ def _refuse_writing(sql: str) -> None:
 
 
 def _is_file_error(error: Exception) -> bool:
-    """Whether Arrow could not read a published file."""
-    return "arrow_scan" in str(error)
+    """Whether Arrow could not read a published file: as DuckDB 1.5 says it, and as 2.0 does."""
+    return "arrow_scan" in str(error) or "stream registered as 'published_" in str(error)
 
 
 @contextlib.contextmanager
@@ -129,8 +129,10 @@ def _readable_files(run_folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _fetch(result: duckdb.DuckDBPyConnection, max_rows: int) -> "pandas.DataFrame":
+def _fetch(result: duckdb.DuckDBPyRelation | None, max_rows: int) -> "pandas.DataFrame":
     """The rows of a result, batch by batch, so that an endless one is noticed before it fills the memory."""
+    if result is None:  # an empty statement, or one without rows
+        return pyarrow.table({}).to_pandas()
     reader = result.to_arrow_reader(min(max_rows + 1, 10_000))
     batches = []
     n_rows = 0

@@ -62,7 +62,8 @@ def snapshot_commits(run_folder: Path) -> list[StageCommit]:
     if not entries and not path.exists():
         raise UserError(f"no run in {run_folder}: there is no {path}. Give the folder of a run.")
     commits = [commit for entry in entries if (commit := entry.commit) is not None]
-    if len(commits) < len(entries) or not published_folder(run_folder).is_dir():
+    # (Without entries it is a run that is just being made: its database may be there before its folder.)
+    if len(commits) < len(entries) or (entries and not published_folder(run_folder).is_dir()):
         raise UserError(f"{path} is of an older version of TAPO. Resume the run, or call StoreWriter.migrate() on it.")
     newest = shipped_migrations()[-1].version
     if any((entry.migration or 0) > newest for entry in entries):

@@ -1,8 +1,13 @@
 """A small nano world, and runs of the real flow on it."""
 
-from collections.abc import Callable
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import MethodType
+from typing import Any
 
 import pytest
 import torch
@@ -57,6 +62,57 @@ class StopAt:
         self.seen.append((iteration, stage))
         if (iteration, stage) == self.at:
             raise KeyboardInterrupt
+
+
+#: Asks one question after another of a run, until its input ends: that no table lacks, or has too many, of the rows that the
+#: commits of the same snapshot say.
+_POLL = """
+import contextlib, json, sys, threading
+from pathlib import Path
+from tapo_core.errors import UserError
+from tapo_core.store import open_reader
+
+over = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+print("ready", flush=True)
+n_polls, lengths, torn = 0, [], []
+while not over.is_set() or n_polls == 0:
+    try:
+        connection = open_reader(Path(sys.argv[1]))
+    except UserError as error:
+        assert not lengths and "no run in" in str(error), error
+        continue
+    with contextlib.closing(connection):
+        counts = [json.loads(row[0]) for row in connection.execute("SELECT row_counts FROM stage_commit").fetchall()]
+        for table in sorted({name for commit in counts for name in commit}):
+            (rows,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+            if rows != sum(commit.get(table, 0) for commit in counts):
+                torn.append([table, len(counts), rows])
+        connection.execute("SELECT * FROM training_curves").fetchall()
+        connection.execute("SELECT * FROM why_in_batch").fetchall()
+    n_polls += 1
+    lengths.append(len(counts))
+print(json.dumps({"n_polls": n_polls, "lengths": lengths, "torn": torn}))
+"""
+
+
+@contextmanager
+def polled(run_folder: Path) -> Iterator[dict[str, Any]]:
+    """Another process reads the run over and over while the block runs; what it saw is in the dictionary afterwards."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _POLL, str(run_folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        seen: dict[str, Any] = {}
+        try:
+            yield seen
+        except BaseException:
+            child.kill()
+            raise
+        output, _ = child.communicate()
+        assert child.returncode == 0, "the reader failed"
+        seen |= json.loads(output)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from tapo_core.records import (
 from tapo_core.replay import Resampled, replay, resample
 from tapo_core.steps import split_steps
 from tapo_core.store import load, query, verified_commits
-from tests.flows.conftest import Configure, StopAt
+from tests.flows.conftest import Configure, StopAt, polled
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 STAGES = ["sample", "verify", "locate_error", "diagnose_and_correct", "filter_by_difficulty", "update_policy"]
@@ -136,7 +136,11 @@ def test_an_iteration_end_to_end_and_the_same_again(configure: Configure) -> Non
 
 def test_an_interrupted_run_goes_on_where_it_stopped_bit_for_bit(configure: Configure) -> None:
     whole, broken = configure("whole", "run.iterations=2"), configure("broken", "run.iterations=2")
-    train(whole)
+    with polled(whole.run_folder) as seen:
+        train(whole)
+    assert seen["torn"] == []
+    assert seen["lengths"] == sorted(seen["lengths"])
+    assert len(set(seen["lengths"])) > 6, "the reader saw the run grow"
     for stop in [(1, "diagnose_and_correct"), (2, "sample"), (2, "update_policy")]:
         reporter = StopAt(*stop)
         with reporting(reporter), pytest.raises(KeyboardInterrupt):

@@ -100,9 +100,7 @@ def _cells(run_folder: Path, count: int, draw: random.Random) -> list[tuple[str,
             names = ", ".join(
                 f"CAST({c.name} AS VARCHAR) AS {c.name}" if c.sql_type == "UUID" else c.name for c in table.columns
             )
-            for row in (
-                connection.execute(f"SELECT {names} FROM {table.name} ORDER BY ALL").to_arrow_table().to_pylist()
-            ):
+            for row in connection.sql(f"SELECT {names} FROM {table.name} ORDER BY ALL").to_arrow_table().to_pylist():
                 rows.append((table, row))
     cells = []
     for table, row in draw.sample(rows, count):

@@ -62,7 +62,7 @@ def _through_the_database(connection: duckdb.DuckDBPyConnection, table: Table, r
         for batch in make_batches(records):
             insert_batch(connection, batch)
         sql = f"SELECT {select_list(table)} FROM {table.name}"
-        stored = connection.execute(sql).to_arrow_table()
+        stored = connection.sql(sql).to_arrow_table()
         assert sorted(keys_and_digests(table, stored)) == sorted(keys_and_digests(table, to_arrow(table, records)))
         return to_records(table, connection.execute(sql).fetchall())
     finally:
