@@ -71,10 +71,10 @@ def check_lake(catalog: str) -> None:
     problem = catalog_problem(catalog)
     if problem:
         raise UserError(f"lake: {problem}")
-    _extension_files(catalog)
+    extension_files(catalog)
 
 
-def _extension_files(catalog: str) -> list[Path]:
+def extension_files(catalog: str) -> list[Path]:
     """The extensions that a catalog needs, as their packages brought them."""
     names = ["ducklake", *(["postgres_scanner"] if catalog.startswith(POSTGRES) else [])]
     files = []
@@ -111,7 +111,7 @@ def open_catalog(catalog: str, *, for_writing: bool) -> Iterator[duckdb.DuckDBPy
     with contextlib.ExitStack() as stack:
         connection = stack.enter_context(contextlib.closing(duckdb.connect(config=_CONFIG)))
         stack.enter_context(_named_failures(catalog))
-        for file in _extension_files(catalog):
+        for file in extension_files(catalog):
             connection.execute(f"LOAD {_quoted(file)}")
         connection.execute("SET ducklake_max_retry_count = 0")
         if for_writing:
@@ -132,10 +132,15 @@ def _named_failures(catalog: str) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        if "Existing DuckLake at metadata catalog" in str(error):
+        if _is_no_lake(str(error)):
             raise UserError(f"{catalog} holds no lake: `tapo lake add` makes one") from error
         raise TransientError(f"lake {catalog}: {one_line(error)}") from error
 
+
+#: How a read-only attach says that nobody has added a run yet.
+_is_no_lake = re.compile(
+    r"Existing DuckLake at metadata catalog|read-only mode: database does not exist|Table with name stage_commit does not"
+).search
 
 #: How DuckLake and its catalogs say that another writer came first, or is at it.
 _is_conflict = re.compile(
@@ -185,6 +190,7 @@ def add_run(catalog: str, run_folder: Path) -> int:
         IntegrityError: the lake has another run under this run's id, or has this run at another place; a published file is
             missing.
     """
+    check_lake(catalog)
     run_folder = run_folder.resolve()
     commits = snapshot_commits(run_folder)
     levels = {entry.seq: entry.migration or 1 for entry in read_ledger(ledger_path(run_folder))}
