@@ -219,6 +219,17 @@ def test_a_commit_whose_file_is_gone_is_not_added_in_part(tmp_path: Path) -> Non
         query_lake(catalog, f"SELECT * FROM {name}")
 
 
+def test_a_run_that_is_gone_hides_only_itself(tmp_path: Path) -> None:
+    catalog = str(tmp_path / "lake.duckdb")
+    for name in NAMES:
+        add_run(catalog, build_run(tmp_path / name, name))
+    shutil.rmtree(tmp_path / "one")
+    with pytest.raises(IntegrityError, match=f"cannot be read: .*{tmp_path}/one/.*Is the run's folder where it was"):
+        query_lake(catalog, "SELECT * FROM trajectory")
+    for name in ("rollout", "trajectory", "why_in_batch", "training_curves"):
+        assert len(query_lake(catalog, f"SELECT * FROM {name} WHERE run_id = '{run_id_of('two')}'")) > 0
+
+
 def test_files_from_before_a_migration_read_as_null(tmp_path: Path) -> None:
     catalog, run = str(tmp_path / "lake.duckdb"), build_run(tmp_path / "run", "one")
     (file,) = (run / "store" / "published" / "error_location").rglob("*.parquet")
