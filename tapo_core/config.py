@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tapo_core.catalog import catalog_problem
 from tapo_core.ids import digest
 from tapo_core.nano.config import NanoConfig
 from tapo_core.prompts import SHORT
@@ -288,6 +289,22 @@ class TrackingConfig(_Section):
     tensorboard (extra "tensorboard")."""
 
 
+class StoreConfig(_Section):
+    """Where else the rows go. Not part of the config digest."""
+
+    lake: str | None = None
+    """Catalog of the lake that gets every commit as well (docs/store.md), for example "postgres:dbname=tapo host=127.0.0.1";
+    without a password. Needs the packages of the extra "lake"."""
+
+    @field_validator("lake")
+    @classmethod
+    def _catalog(cls, lake: str | None) -> str | None:
+        problem = None if lake is None else catalog_problem(lake)
+        if problem:
+            raise ValueError(problem)
+        return lake
+
+
 class ZpdConfig(_Section):
     """The filter of a training set before training (`tapo zpd`): keep what is neither too hard nor too easy for the model."""
 
@@ -349,6 +366,7 @@ class TapoConfig(_Section):
     update: UpdateConfig = UpdateConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
+    store: StoreConfig = StoreConfig()
     zpd: ZpdConfig = ZpdConfig()
     cold_start: ColdStartConfig = ColdStartConfig()
     sft: SftConfig = SftConfig()
@@ -388,9 +406,9 @@ class TapoConfig(_Section):
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of all that shapes the trajectories: everything but the run's name, folder and length, and tracking."""
+        """Hex SHA-256 of all that shapes the trajectories: all but the run's name, folder and length, tracking and the lake."""
         tree = self.model_dump(mode="json", exclude={"run": {"name", "output_dir", "iterations"}})
-        del tree["tracking"]
+        del tree["tracking"], tree["store"]
         return digest(tree)
 
     @property

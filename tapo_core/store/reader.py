@@ -86,21 +86,31 @@ def query(run_folder: Path, sql: str, *, limit_seconds: float = 30.0, max_rows: 
         IntegrityError: see `open_reader`; or a published file is missing or damaged.
     """
     with contextlib.closing(open_reader(run_folder)) as connection, _readable_files(run_folder):
-        timer = threading.Timer(limit_seconds, connection.interrupt)
-        timer.start()
-        try:
-            _refuse_writing(sql)
-            return _fetch(connection.sql(sql), max_rows)
-        except duckdb.InterruptException as error:
-            raise UserError(f"the query was stopped after {limit_seconds:g} s: narrow it down") from error
-        except duckdb.PermissionException as error:
-            raise UserError(f"SQL on a run is read-only and stays inside its store: {one_line(error)}") from error
-        except duckdb.Error as error:
-            if _is_file_error(error):
-                raise
-            raise UserError(f"SQL: {one_line(error)}") from error
-        finally:
-            timer.cancel()
+        return ask(connection, sql, limit_seconds=limit_seconds, max_rows=max_rows)
+
+
+def ask(connection: duckdb.DuckDBPyConnection, sql: str, *, limit_seconds: float, max_rows: int) -> "pandas.DataFrame":
+    """The result of a person's SQL on a connection that is locked down already.
+
+    Raises:
+        UserError: see `query`.
+        duckdb.Error, OSError, pyarrow.ArrowInvalid: a published file cannot be read.
+    """
+    timer = threading.Timer(limit_seconds, connection.interrupt)
+    timer.start()
+    try:
+        _refuse_writing(sql)
+        return _fetch(connection.sql(sql), max_rows)
+    except duckdb.InterruptException as error:
+        raise UserError(f"the query was stopped after {limit_seconds:g} s: narrow it down") from error
+    except duckdb.PermissionException as error:
+        raise UserError(f"SQL on a run is read-only and stays inside its store: {one_line(error)}") from error
+    except duckdb.Error as error:
+        if is_file_error(error):
+            raise
+        raise UserError(f"SQL: {one_line(error)}") from error
+    finally:
+        timer.cancel()
 
 
 def _refuse_writing(sql: str) -> None:
@@ -110,9 +120,9 @@ def _refuse_writing(sql: str) -> None:
             raise UserError(f"SQL on a run is read-only: {statement.type.name} is not for it")
 
 
-def _is_file_error(error: Exception) -> bool:
+def is_file_error(error: Exception) -> bool:
     """Whether Arrow could not read a published file: as DuckDB 1.5 says it, and as 2.0 does."""
-    return "arrow_scan" in str(error) or "stream registered as 'published_" in str(error)
+    return "arrow_scan" in str(error) or "stream registered as '" in str(error)
 
 
 @contextlib.contextmanager
@@ -121,7 +131,7 @@ def _readable_files(run_folder: Path) -> Iterator[None]:
     try:
         yield
     except (duckdb.Error, OSError, pyarrow.ArrowInvalid) as error:
-        if isinstance(error, duckdb.Error) and not _is_file_error(error):
+        if isinstance(error, duckdb.Error) and not is_file_error(error):
             raise
         raise IntegrityError(
             f"a file in {published_folder(run_folder)} cannot be read: {one_line(error)}. "

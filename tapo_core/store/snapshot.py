@@ -32,7 +32,7 @@ READER_CONFIG: Config = {
     "temp_directory": "",
 }
 
-_COMMIT_COLUMNS = pyarrow.schema(
+COMMIT_COLUMNS = pyarrow.schema(
     [
         ("seq", pyarrow.int64()),
         ("run_id", pyarrow.string()),
@@ -98,28 +98,34 @@ def open_reader(
     connection = duckdb.connect(config={**READER_CONFIG, "memory_limit": memory_limit, "threads": str(threads)})
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(connection.close)
-        register_tables(connection, run_folder, commits, wanted)
-        for table in TABLES_BY_NAME.values():
-            columns = ", ".join(f"CAST({c.name} AS {c.sql_type}) AS {c.name}" for c in table.columns)
-            connection.execute(f"CREATE VIEW {table.name} AS SELECT {columns} FROM published_{table.name}")
-        connection.execute(
-            "CREATE VIEW stage_commit AS SELECT * REPLACE (CAST(run_id AS UUID) AS run_id) FROM published_stage_commit"
-        )
-        for statement in view_statements():
-            connection.execute(statement)
+        register_tables(connection, run_folder, commits, wanted=wanted)
+        create_views(connection)
         if locked:
             connection.execute("SET lock_configuration = true")
         on_failure.pop_all()
     return connection
 
 
+def create_views(connection: duckdb.DuckDBPyConnection, prefix: str = "published_") -> None:
+    """Make tables and views of what `register_tables` registered, in the connection's schema."""
+    for table in TABLES_BY_NAME.values():
+        columns = ", ".join(f"CAST({c.name} AS {c.sql_type}) AS {c.name}" for c in table.columns)
+        connection.execute(f"CREATE VIEW {table.name} AS SELECT {columns} FROM {prefix}{table.name}")
+    connection.execute(
+        f"CREATE VIEW stage_commit AS SELECT * REPLACE (CAST(run_id AS UUID) AS run_id) FROM {prefix}stage_commit"
+    )
+    for statement in view_statements():
+        connection.execute(statement)
+
+
 def register_tables(
     connection: duckdb.DuckDBPyConnection,
     run_folder: Path,
     commits: Sequence[StageCommit],
+    prefix: str = "published_",
     wanted: Wanted | None = None,
 ) -> None:
-    """Let a connection see ``published_<table>`` for each table, ids as text, rows in the order of the commits.
+    """Let a connection see ``<prefix><table>`` for each table, ids as text, rows in the order of the commits.
 
     Files from before a migration that added columns read as NULL there.
     """
@@ -131,14 +137,14 @@ def register_tables(
             format=pyarrow.dataset.ParquetFileFormat(),
             filesystem=pyarrow.fs.LocalFileSystem(),
         )
-        connection.register(f"published_{table.name}", files)
-    connection.register("published_stage_commit", commit_rows(commits))
+        connection.register(f"{prefix}{table.name}", files)
+    connection.register(f"{prefix}stage_commit", commit_rows(commits))
 
 
 def commit_rows(commits: Sequence[StageCommit]) -> pyarrow.Table:
     """Commits as rows of ``stage_commit``, ids as text."""
     rows = [
-        {name: getattr(commit, name) for name in _COMMIT_COLUMNS.names}
+        {name: getattr(commit, name) for name in COMMIT_COLUMNS.names}
         | {
             "manifest": canonical_json(commit.manifest),
             "row_counts": canonical_json(commit.row_counts),
@@ -146,4 +152,4 @@ def commit_rows(commits: Sequence[StageCommit]) -> pyarrow.Table:
         }
         for commit in commits
     ]
-    return pyarrow.Table.from_pylist(rows, schema=_COMMIT_COLUMNS)
+    return pyarrow.Table.from_pylist(rows, schema=COMMIT_COLUMNS)

@@ -230,7 +230,7 @@ def test_run_must_be_there(tmp_path: Path) -> None:
 
 def test_unknown_verdict_never_carries_a_reward(small_start: Path) -> None:
     verdicts = [changed(record, outcome=VerificationOutcome.UNKNOWN) for record in verify_records()]
-    with pytest.raises(IntegrityError, match="CHECK constraint failed on table .?verification"):
+    with pytest.raises(IntegrityError, match=r"CHECK constraint failed on table .?verification"):
         commit(small_start, Stage(1, "verify", [*sample_records(), *verdicts]))
 
 
