@@ -1,12 +1,12 @@
 # Two commands to begin with: `make demo` and `make test`. Both do all set-up by themselves, once.
 # `make slow` adds the long tests, `make docs` renews docs/configuration.md, `make lock` the pins.
-.PHONY: demo test docs setup lint format types contracts pytest slow lock clean
+.PHONY: demo test docs setup lint format types contracts pytest next-duckdb slow lock clean
 PYTHONBIN := .venv/bin/python
 
 demo: setup
 	.venv/bin/tapo demo
 
-test: setup lint types contracts pytest
+test: setup lint types contracts pytest next-duckdb
 
 setup:
 	@bash infra/setup.sh
@@ -26,7 +26,13 @@ contracts: setup
 	.venv/bin/lint-imports
 
 pytest: setup
-	$(PYTHONBIN) -m pytest -m "not slow and not gpu"
+	$(PYTHONBIN) -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+
+# The store's tests once more, on the next major version of DuckDB.
+next-duckdb: export PYTHONPATH = $(CURDIR)/.venv/next-duckdb
+next-duckdb: setup
+	$(PYTHONBIN) -c "import duckdb; assert duckdb.__version__.startswith('2.'), duckdb.__version__"
+	$(PYTHONBIN) -m pytest -n 2 --dist loadfile -m "not slow and not gpu" tests/store
 
 slow: setup
 	$(PYTHONBIN) -m pytest -m "slow and not gpu"

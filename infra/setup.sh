@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 stamp=.venv/.tapo-setup
-wanted=$(cat pyproject.toml infra/requirements-cpu.lock infra/setup.sh | sha256sum | cut -d' ' -f1)
+wanted=$(cat pyproject.toml infra/*.lock infra/setup.sh | sha256sum | cut -d' ' -f1)
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     exit 0
 fi
@@ -41,5 +41,6 @@ fi
 # Without build isolation, so that DeepSpeed finds this torch; without its compiled operators, which CPU training does not use.
 DS_BUILD_OPS=0 pip install --no-deps --no-compile --no-build-isolation -r $lock
 pip install --no-deps --no-build-isolation -e .
+pip install --no-deps --target .venv/next-duckdb -r infra/requirements-next-duckdb.lock
 echo "$wanted" >"$stamp"
 echo "setup: done"

@@ -10,6 +10,9 @@ from hypothesis import settings
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # there is a test process for each core
+
 from tapo_core.engines.environment import prepare_environment
 
 prepare_environment()
@@ -30,5 +33,12 @@ def prefect_server() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def nano_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where tests keep built nano worlds: a fresh folder, so that nothing from an earlier run is used."""
-    return tmp_path_factory.mktemp("nano-cache")
+    """Where tests keep built nano worlds: a fresh folder, so that nothing from an earlier run is used.
+
+    The processes of one test run share it: the first one that needs a world builds it, the others wait.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return tmp_path_factory.mktemp("nano-cache")
+    folder = tmp_path_factory.getbasetemp().parent / "nano-cache"
+    folder.mkdir(exist_ok=True)
+    return folder

@@ -3,14 +3,10 @@
 import contextlib
 import importlib
 import io
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
 import store as benchmark
 from store_questions import QUESTIONS
 from synthetic_run import SyntheticRun

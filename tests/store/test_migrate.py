@@ -13,6 +13,7 @@ from tapo_core.errors import IntegrityError, UserError
 from tapo_core.store import StoreWriter, open_reader
 from tapo_core.store.connection import database_path
 from tapo_core.store.migrate import Migration, apply_migrations, shipped_migrations
+from tapo_core.store.reader import open_database
 from tapo_core.store.tables import TABLES
 
 
@@ -73,9 +74,18 @@ def test_reader_asks_for_a_migration_and_migrate_makes_it(tmp_path: Path) -> Non
     with contextlib.closing(duckdb.connect(database_path(tmp_path))) as old:
         apply_migrations(old, shipped_migrations()[:1])
     with pytest.raises(UserError, match="older version"):
-        open_reader(tmp_path)
+        open_database(tmp_path)
     StoreWriter(tmp_path).migrate()
-    open_reader(tmp_path).close()
+    open_database(tmp_path).close()
+
+
+def test_a_store_without_commits_is_a_run_that_is_being_made(tmp_path: Path) -> None:
+    database_path(tmp_path).parent.mkdir(parents=True)
+    with pytest.raises(UserError, match="no run in"):
+        open_reader(tmp_path)
+    duckdb.connect(database_path(tmp_path)).close()
+    with contextlib.closing(open_reader(tmp_path)) as connection:
+        assert connection.execute("SELECT count(*) FROM stage_commit").fetchone() == (0,)
 
 
 def test_tables_have_the_columns_of_the_record_classes(connection: duckdb.DuckDBPyConnection) -> None:
