@@ -3,7 +3,6 @@
 None of them checks, digests, chains or fsyncs anything, nor survives a crash in the middle of a stage (SQLite does).
 """
 
-import dataclasses
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -136,7 +135,10 @@ class JsonLines:
         """Append to one file a table."""
         for table, records in rows.items():
             with (self.folder / f"{table.name}.jsonl").open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(dataclasses.asdict(record)) + "\n" for record in records)
+                names = table.column_names
+                file.writelines(
+                    json.dumps({name: getattr(record, name) for name in names}) + "\n" for record in records
+                )
 
     def finish(self) -> None:
         """Load every table; of the tokens only what was constructed, or the memory would not do."""

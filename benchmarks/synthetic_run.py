@@ -144,7 +144,7 @@ class SyntheticRun:
                 ),
             ],
         )
-        if iteration % 10 == 0:
+        if iteration % 10 == 1:
             yield "evaluate", [self._evaluation(version)]
 
     def _rollout(self, query: Query, iteration: int, policy: str, k: int) -> Rollout:

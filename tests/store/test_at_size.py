@@ -54,7 +54,7 @@ def test_four_systems_give_one_answer(systems: list[Any], question: benchmark.Qu
 def test_looking_near_finds_what_looking_everywhere_finds(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sql = "SELECT id FROM lineage_node QUALIFY row_number() OVER (PARTITION BY kind ORDER BY hash(id)) = 1"
     chosen = _ids(run_folder, sql)
-    assert len(chosen) == 8
+    assert len(chosen) == 8  # kinds
     near = [lineage(run_folder, subject) for subject in chosen]
     module = importlib.import_module("tapo_core.store.lineage")
     monkeypatch.setattr(module, "open_reader", lambda folder, wanted=None: open_reader(folder))
