@@ -21,6 +21,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 app.add_typer(audit.app, name="audit")
 app.command(name="export")(keeping.export)
 app.command(name="import")(keeping.import_)
+app.command(name="backup")(keeping.backup)
+app.command(name="restore")(keeping.restore)
 app.command(name="gc")(keeping.gc)
 
 ConfigFile = Annotated[Path, typer.Argument(help="TOML file, for example configs/nano_tapo.toml")]
