@@ -116,7 +116,8 @@ def publish_training_set(session: Session) -> ZpdSummary:
         for chunk in range(1, session.n_chunks + 1)
         for decision in session.load(SelectionDecision, chunk, subject_kind=SubjectKind.QUERY)
     ]
-    kept = [decision for decision in decisions if decision.selected]
+    redacted = session.redacted
+    kept = [decision for decision in decisions if decision.selected and decision.subject_id not in redacted]
     reasons = dict(sorted(Counter(decision.reason for decision in decisions).items()))
     if not kept:
         found = ", ".join(f"{reason} {n}" for reason, n in reasons.items())

@@ -26,6 +26,7 @@ from tapo_core.records import PolicyVersion, Run
 from tapo_core.store.commits import StageCommit
 from tapo_core.store.export import MANIFEST, check_files, copy_files, files_of, ledger_of, new_run, read_manifest
 from tapo_core.store.reader import load
+from tapo_core.store.redact import check_finished, redacted_since
 from tapo_core.store.snapshot import snapshot_commits
 
 #: What flows write beside store and policies: views of the store, and curves.
@@ -100,7 +101,7 @@ def backup_run(run_folder: Path, folder: Path) -> Backup:
     """Copy a snapshot of a run to a folder, which is new or has an earlier backup of the same run.
 
     Raises:
-        UserError: no run there, nothing committed yet, or the folder has something else in it.
+        UserError: no run there, nothing committed yet, a redaction is not finished, or the folder has something else in it.
         IntegrityError: a checkpoint does not have its recorded digest, or a published file is missing or not the one that an
             earlier backup has. The earlier backup is as it was.
         TransientError: the folder cannot be written, or the run deletes what is being copied.
@@ -115,7 +116,8 @@ def backup_run(run_folder: Path, folder: Path) -> Backup:
         for _ in range(_ATTEMPTS):
             manifest = _take(run_folder, folder, objects, earlier)
             # Gone for good, or gone because the run has newer ones?
-            if manifest["can_train"] or len(snapshot_commits(run_folder)) == manifest["n_commits"]:
+            is_newest = len(snapshot_commits(run_folder)) == manifest["n_commits"]
+            if is_newest or (manifest["can_train"] and not redacted_since(run_folder, manifest["n_commits"])):
                 break
         else:
             raise TransientError(
@@ -142,13 +144,15 @@ def _take(run_folder: Path, folder: Path, objects: _Objects, earlier: dict[str, 
     commits = snapshot_commits(run_folder)
     if not commits:
         raise UserError(f"{run_folder}: nothing was committed yet")
+    check_finished(run_folder)
     known: _Files = {} if earlier is None else earlier["files"]
     if earlier is not None:
         _check_same_run(folder, commits, earlier)
     files = {
         name: objects.add(file, known.get(name)) for name, file in _named(run_folder, files_of(run_folder, commits))
     }
-    _check_unchanged(run_folder, files, known)
+    if earlier is not None and not redacted_since(run_folder, earlier["n_commits"]):
+        _check_unchanged(run_folder, files, known)
     files["store/ledger.jsonl"] = objects.add_bytes(ledger_of(run_folder, commits))
     versions = _versions(run_folder, commits)
     policies, gone, can_train = _policies(run_folder, objects, versions, known)
@@ -182,7 +186,7 @@ def _check_same_run(folder: Path, commits: Sequence[StageCommit], earlier: Mappi
 
 
 def _check_unchanged(run_folder: Path, files: _Files, known: _Files) -> None:
-    """A published file is never changed, so the one that an earlier backup has is the same."""
+    """A published file is never changed but by a redaction, so the one that an earlier backup has is the same."""
     for name, sha256 in known.items():
         if name.startswith("store/published/") and files.get(name) != sha256:
             raise IntegrityError(

@@ -18,12 +18,13 @@ from typing import Any
 
 import pyarrow.parquet
 
-from tapo_core.errors import IntegrityError, UserError
+from tapo_core.errors import IntegrityError, TransientError, UserError
 from tapo_core.files import fsync_tree, publish_folder
 from tapo_core.ids import file_sha256
 from tapo_core.store.commits import StageCommit
 from tapo_core.store.connection import ledger_path, published_folder
 from tapo_core.store.publish import published_files
+from tapo_core.store.redact import check_finished, redacted_since
 from tapo_core.store.repair import repair
 from tapo_core.store.snapshot import open_reader, snapshot_commits
 
@@ -44,14 +45,16 @@ def export_run(run_folder: Path, folder: Path) -> dict[str, Any]:
     """Write a snapshot of a run to a new folder, complete or not at all. Returns the manifest.
 
     Raises:
-        UserError: no run there, nothing committed yet, or the folder exists.
+        UserError: no run there, nothing committed yet, a redaction is not finished, or the folder exists.
         IntegrityError: a published file is missing.
+        TransientError: a query was redacted meanwhile.
     """
     if folder.exists():
         raise UserError(f"{folder} exists; name a new folder")
     commits = snapshot_commits(run_folder)
     if not commits:
         raise UserError(f"{run_folder}: nothing was committed yet")
+    check_finished(run_folder)
     with publish_folder(folder) as made:
         copy_files({file.relative_to(run_folder).as_posix(): file for file in files_of(run_folder, commits)}, made)
         ledger_path(made).write_bytes(ledger_of(run_folder, commits))
@@ -67,6 +70,8 @@ def export_run(run_folder: Path, folder: Path) -> dict[str, Any]:
                 if path.is_file()
             },
         }
+        if redacted_since(run_folder, len(commits)):
+            raise TransientError(f"{run_folder}: a query was redacted meanwhile; run the command again")
         (made / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return manifest
 

@@ -10,8 +10,8 @@ from tapo_core.text import one_line
 class Finding:
     """One thing that is not as it was written."""
 
-    kind: str  #: "changed", "missing", "added"; "gone" is no fault: a checkpoint that was deleted
-    part: str  #: "ledger", "published", "database", "checkpoint"
+    kind: str  #: "changed", "missing", "added", "unfinished"; "gone" is no fault: a checkpoint that was deleted
+    part: str  #: "ledger", "published", "database", "checkpoint", "redaction"
     message: str
     table: str | None = None
     key: str | None = None  #: "rollout_id=..."
