@@ -1,4 +1,4 @@
-"""``tapo export | import | backup | restore | gc``: a run to take away, to bring back, and without checkpoints nobody needs."""
+"""``tapo export | import | backup | restore | redact | gc``: a run taken away, brought back, and without what must or can go."""
 
 from pathlib import Path
 from typing import Annotated
@@ -66,6 +66,38 @@ def restore(
     typer.echo(f"{run}: {made['n_commits']} commits of run {made['run']}")
     if run.name != made["run"]:
         typer.echo(f"to train it further, its folder has to be named {made['run']}")
+
+
+def redact(
+    query_id: Annotated[str, typer.Argument(help="Id of the query (see the table query)")],
+    reason: Annotated[str | None, typer.Option(help="Why; kept with the redaction. Not needed to finish one")] = None,
+    run: RunFolder = None,
+    outputs: Annotated[
+        bool, typer.Option("--outputs", help="Also what models wrote about it, and its gold answer")
+    ] = False,
+) -> None:
+    """Take a query's text out of a run, for good. Everything else stays, and stays provably what it was."""
+    from tapo_core.keeping import drop_from_views
+    from tapo_core.store.redact import QUOTED_WORDS, redact_query
+
+    folder = run_folder(run)
+    done = redact_query(folder, query_id, reason, outputs=outputs)
+    for file in drop_from_views(folder, query_id):
+        typer.echo(f"{file}: lines about the query were taken out")
+    if done.commit is None:
+        typer.echo(f"{folder}: nothing of query {query_id} is left to redact")
+        return
+    rows = ", ".join(f"{count} {table}" for table, count in done.rows.items())
+    typer.echo(f"{folder}: redacted in {rows} rows; commit {done.commit.seq}, chain digest {done.commit.chain_digest}")
+    for column, count in done.quoted.items():
+        typer.echo(
+            f"{count} rows of {column} still quote {QUOTED_WORDS} words of it or more (or all of it): --outputs takes them out"
+        )
+    for other in done.same_words:
+        typer.echo(f"query {other} has the same words, and was not redacted")
+    typer.echo(
+        "not reached: data files, exports and backups made before, checkpoints, TensorBoard, Prefect (docs/store.md)"
+    )
 
 
 def gc(

@@ -39,7 +39,7 @@ from tapo_core.store.publish import (
     row_digests,
     table_at,
 )
-from tapo_core.store.reader import load
+from tapo_core.store.reader import StoreReader
 from tapo_core.store.redaction import OUTPUTS, Key, Redactions, redactable, redacted_value
 from tapo_core.store.repair import damaged_copies, rebuild
 from tapo_core.store.rows import select_list
@@ -115,15 +115,17 @@ def _check_clean(run_folder: Path, lock_seconds: float) -> None:
 
 def _decide(run_folder: Path, query_id: str, reason: str | None, outputs: bool, lock_seconds: float) -> Redacted:
     """Steps 1 and 2."""
-    found = [query for query in load(run_folder, Query) if query.query_id == query_id]
-    if not found:
+    reader = StoreReader(run_folder)
+    queries = {query.query_id: query for query in reader.load(Query)}
+    if query_id not in queries:
         raise UserError(f"{run_folder}: no query has the id {query_id}; see SELECT query_id, text, source FROM query")
-    (query,) = found
-    (run,) = load(run_folder, Run, run_id=query.run_id)
+    query = queries[query_id]
+    (run,) = reader.load(Run, run_id=query.run_id)
+    (config,) = reader.load(Config, config_digest=run.config_digest)
+    reader.release()
     rows = _plan(run_folder, query, outputs)
     if not rows:
         return Redacted(None)
-    (config,) = load(run_folder, Config, config_digest=run.config_digest)
     problem = words(query.problem(json.loads(config.config_json).get("data", {}).get("instruction")))
     if not reason or not reason.strip():
         raise UserError("a redaction needs a reason, which is kept with it: give --reason")
@@ -151,8 +153,8 @@ def _decide(run_folder: Path, query_id: str, reason: str | None, outputs: bool, 
             for row in rows
         ],
     )
-    same = [other.query_id for other in load(run_folder, Query) if words(other.problem(None)) == words(query.text)]
-    return Redacted(commit, counts, quoted, tuple(other for other in same if other != query_id))
+    same = [other for other in queries if other != query_id and words(queries[other].text) == words(query.text)]
+    return Redacted(commit, counts, quoted, tuple(same))
 
 
 @dataclass(frozen=True, slots=True)

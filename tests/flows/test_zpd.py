@@ -18,6 +18,7 @@ from tapo_core.progress import reporting
 from tapo_core.records import Query, Rollout, RolloutKind, RolloutTokens, SelectionDecision, Verification
 from tapo_core.replay import replay
 from tapo_core.store import load, verified_commits
+from tapo_core.store.redact import redact_query
 from tests.flows.conftest import Configure, StopAt
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -88,6 +89,16 @@ def test_every_query_is_judged_once_and_those_inside_are_published(configure: Co
     assert json.loads((folder / "zpd" / "summary.json").read_text()) == summary
     assert summary["train_sha256"] == file_sha256(folder / "zpd" / "train.jsonl")
     assert summary["reasons"] == dict(reasons)
+
+    # A query that is redacted leaves the set, also when its row is gone from the data.
+    gone = published[0]
+    redact_query(folder, gone["id"], "licence")
+    given.write_text("".join(json.dumps(row) + "\n" for row in [*rows, odd] if row["problem"] != gone["problem"]))
+    without = filter_training_set(config)
+    assert without == summary | {"n_kept": summary["n_kept"] - 1, "train_sha256": without["train_sha256"]}
+    assert [json.loads(line) for line in (folder / "zpd" / "train.jsonl").read_text().splitlines()] == published[1:]
+    replayed = replay(folder)
+    assert (replayed.differences, replayed.n_redacted) == ([], 3 * 4 + 1)
     assert sum(row["n_kept"] for row in summary["histogram"]) == summary["n_kept"] == len(published)
     artifact = str(getattr(Artifact.get("zpd-judged"), "data", None))
     for row in summary["histogram"]:
