@@ -26,7 +26,7 @@ class AccuracyCount(TypedDict):
 
     accuracy: float  #: a multiple of 1 / zpd.samples, the nearest one where verdicts are unknown
     n_queries: int
-    n_kept: int
+    n_kept: int  #: as decided: queries that were redacted since are among them
 
 
 class ZpdSummary(TypedDict):

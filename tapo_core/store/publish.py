@@ -1,7 +1,7 @@
 """Publication: every committed stage once more as Parquet files, which readers take instead of the database.
 
 ``published/<table>/iteration=<n>/<seq>-<stage>.parquet`` holds the rows that a stage brought into a table, ordered by key.
-Ids are text, times UTC. A file is never changed after it has this name.
+Ids are text, times UTC. A file is never changed after it has this name, but for a redaction, which replaces it (`redact`).
 
 A crash may come between any two of these steps (all under DuckDB's file lock):
 
