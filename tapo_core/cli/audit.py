@@ -28,7 +28,8 @@ def verify(
         typer.echo(json.dumps(asdict(finding)) if as_json else printable(finding.line))
     n_gone = len(report.findings) - len(report.faults)
     typer.echo(
-        f"{folder}: {report.n_commits} commits, {report.n_files} published files, {report.n_rows} rows; "
+        f"{folder}: {report.n_commits} commits, {report.n_files} published files, {report.n_rows} rows, "
+        f"{report.n_redacted} of them redacted; "
         f"{len(report.faults)} faults, {n_gone} folders gone; last chain digest {report.chain_digest}",
         err=as_json,
     )

@@ -105,6 +105,7 @@ class _Audit:
                 self._compare(table)
             self._tell_differences()
         self._progress.tell(self._report, self._run_folder)
+        self._report.n_redacted = sum(map(len, self._redactions.by_table.values()))
         if self._checkpoints:
             check_checkpoints(self._report, self._run_folder, self._versions)
         self._report.n_commits = len(self._commits)
@@ -253,11 +254,8 @@ class _Audit:
             if key in rows:
                 self._add("added", "published", "the row is in two files", **where | {"key": _key_text(table, key)})
             rows[key] = row_digest, commit.seq
-            if key in self._redactions.of(table.name) and not self._progress.explains(
-                table.name, key, "published files", row_digest
-            ):
-                message = "it is not the row that its redaction left"
-                self._add("changed", "published", message, **where | {"key": _key_text(table, key)})
+        for key, message in self._progress.wrong(table, digests, published.rows):
+            self._add("changed", "published", message, **where | {"key": _key_text(table, key)})
         n_rows, count = len(digests.keys() | published.repeated.keys()), commit.row_counts[table.name]
         if n_rows != count:
             kind = "missing" if n_rows < count else "added"

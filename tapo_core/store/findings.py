@@ -34,6 +34,7 @@ class Report:
     n_commits: int = 0
     n_rows: int = 0
     n_files: int = 0
+    n_redacted: int = 0  #: rows that lost texts on purpose; table ``redaction`` has who and why
     chain_digest: str | None = None  #: of the last commit
     findings: list[Finding] = field(default_factory=list)
 

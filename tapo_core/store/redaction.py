@@ -6,15 +6,17 @@ content digest takes the former in place of the latter, so the chain stays what 
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+
 from tapo_core.ids import canonical_json
 from tapo_core.records import Redaction
 from tapo_core.store.findings import Report
-from tapo_core.store.tables import Column
+from tapo_core.store.tables import Column, Table
 
 Key = tuple[Any, ...]
 
@@ -119,6 +121,17 @@ class RowRedaction:
         """Whether a row is as it was before the last redaction, which was not applied to it yet."""
         return row_digest != self.steps[-1] and row_digest in (self.original, *self.steps)
 
+    def is_of_texts(self, table: Table, row: Mapping[str, Any]) -> bool:
+        """Whether a row has redacted values in all columns that were redacted, which are such that can be."""
+        columns = {column.name: column for column in table.columns}
+        allowed = redactable(outputs=True).get(table.name, ())
+        try:
+            return all(
+                name in allowed and row[name] == redacted_value(columns[name], row[name]) for name in self.columns
+            )
+        except (ValueError, TypeError, AttributeError, KeyError):  # votes that are none
+            return False
+
     def is_foreign(self, row_digest: str) -> bool:
         """Whether a row is nothing that it was or is."""
         return row_digest not in (self.original, *self.steps)
@@ -175,6 +188,21 @@ class Progress:
             return False
         self._due[redacted.query_id, part] += redacted.is_due(row_digest)
         return True
+
+    def wrong(self, table: Table, digests: Mapping[Key, str], rows: pyarrow.Table) -> Iterator[tuple[Key, str]]:
+        """The redacted rows of a published file that are not what their redaction says, and why."""
+        found = self._redactions.of(table.name)
+        if not found or len(digests) < rows.num_rows:
+            return
+        for index, (key, row_digest) in enumerate(digests.items()):
+            if key not in found:
+                continue
+            if not self.explains(table.name, key, "published files", row_digest):
+                yield key, "it is not the row that its redaction left"
+            elif row_digest == found[key].steps[-1] and not found[key].is_of_texts(
+                table, rows.slice(index, 1).to_pylist()[0]
+            ):
+                yield key, "its redaction is about more than texts, or left one"
 
     def tell(self, report: Report, run_folder: Path) -> None:
         """Add a finding for each redaction that a crash cut short."""

@@ -3,11 +3,14 @@
 import contextlib
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from small_run import (
+    QUERY_ID,
     VERSIONS,
     Stage,
     build_small_run,
@@ -290,3 +293,29 @@ def test_more_commits_than_a_backup_saw_are_no_fault(run: Path, tmp_path: Path) 
     backup_run(run, tmp_path / "backup")
     with pytest.raises(UserError, match="another run, or of this one when it had gone on otherwise"):
         backup_run(tmp_path / "again", tmp_path / "backup")
+
+
+def _tapo(*arguments: str | Path) -> tuple[int, str]:
+    command = [sys.executable, "-c", "from tapo_core.cli.main import main; main()", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_commands(run: Path, tmp_path: Path) -> None:
+    code, said = _tapo("backup", tmp_path / "backup", "--run", run)
+    assert code == 0
+    assert said.startswith(f"{tmp_path / 'backup'}: 5 commits, ")
+    assert "not in the backup: /models/start" in said
+    assert _tapo("restore", tmp_path / "backup", tmp_path / "again") == (
+        0,
+        f"{tmp_path / 'again'}: 5 commits of run small\nto train it further, its folder has to be named small\n",
+    )
+    code, said = _tapo("redact", QUERY_ID, "--run", tmp_path / "again")
+    assert (code, said) == (2, "tapo: a redaction needs a reason, which is kept with it: give --reason\n")
+    code, said = _tapo("redact", QUERY_ID, "--run", tmp_path / "again", "--reason", "licence")
+    assert code == 0
+    assert "redacted in 1 query, 6 rollout_tokens rows; commit 6, chain digest" in said
+    assert "not reached: data files, exports and backups made before" in said
+    code, said = _tapo("redact", QUERY_ID, "--run", tmp_path / "again", "--reason", "licence")
+    assert (code, said) == (0, f"{tmp_path / 'again'}: nothing of query {QUERY_ID} is left to redact\n")
+    assert _tapo("restore", tmp_path / "backup", run) == (2, f"tapo: {run} exists; name a new folder\n")

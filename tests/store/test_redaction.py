@@ -48,10 +48,11 @@ from tapo_core.store.audit import verify
 from tapo_core.store.backup import backup_run, restore_run
 from tapo_core.store.connection import database_path, ledger_path
 from tapo_core.store.export import export_run, import_run
-from tapo_core.store.publish import TABLES_BY_NAME, published_file
+from tapo_core.store.publish import TABLES_BY_NAME, published_file, read_published
 from tapo_core.store.redact import ABOUT, redact_query
 from tapo_core.store.redaction import KEPT, OUTPUTS, PROBLEM, REDACTED
 from tapo_core.store.repair import repair
+from tapo_core.store.rows import keys_and_digests, to_arrow
 from tapo_core.store.tables import TABLES
 
 TEXT = "Zebediah starts with 7 marbles and then his aunt gives him 12 more of them."
@@ -153,6 +154,7 @@ def test_a_text_is_gone_from_every_byte_and_everything_else_is_as_it_was(run: Pa
     assert done.commit == verified_commits(run)[-1]
     report = verify(run)
     assert report.faults == []
+    assert report.n_redacted == 9
     assert report.chain_digest == done.commit.chain_digest
     after = {record_class: load(run, record_class) for record_class in TABLES}
     expected = {
@@ -295,6 +297,38 @@ def test_a_forged_redaction_is_found(redacted: Path) -> None:
     assert {(f.kind, f.part, f.table) for f in verify(redacted).faults} == {("missing", "database", "redaction")}
     assert repair(redacted).faults
     assert verify(redacted).faults == []
+
+
+def test_a_redaction_of_what_is_no_text_is_found(run: Path) -> None:
+    """A changed verdict, in file and database, with a redaction that was committed for it."""
+    first = next(c for c in verified_commits(run) if "verification" in c.row_counts)
+    verdict = next(v for v in load(run, Verification) if v.subject_id == ROLLOUTS[0]).verification_id
+    key, other = f"verification_id={verdict}", {"outcome": "wrong", "reward": 0.0}
+    was = dict(keys_and_digests(TABLES[Verification], to_arrow(TABLES[Verification], load(run, Verification))))
+
+    def forge(row: dict[str, Any]) -> None:
+        row.update(other if row["verification_id"] == verdict else {})
+
+    _edit_file(run, "verification", forge)
+    _edit_database(run, f"UPDATE verification SET outcome = 'wrong', reward = 0 WHERE verification_id = '{verdict}'")
+    now = read_published(published_file(run, first, "verification"), TABLES[Verification]).digests
+    for columns in ('["reward","outcome"]', '["gold"]'):
+        forged = Redaction(
+            redaction_id=deterministic_id("redaction", columns=columns),
+            run_id=RUN_ID,
+            iteration=1,
+            query_id=QUERY_ID,
+            reason="none",
+            table_name="verification",
+            row_key=f'["{verdict}"]',
+            columns=columns,
+            original_digest=was[(verdict,)],
+            redacted_digest=now[(verdict,)],
+        )
+        forged_run = shutil.copytree(run, run.with_name(f"forged{len(columns)}"))
+        commit(forged_run, Stage(0, "redact-1", [forged]))
+        found = [(f.part, f.key, f.message) for f in verify(forged_run).faults]
+        assert found == [("published", key, "its redaction is about more than texts, or left one")]
 
 
 def test_a_row_redacted_without_a_redaction_is_found(run: Path) -> None:
