@@ -40,7 +40,7 @@ from tapo_core.store.publish import (
     table_at,
 )
 from tapo_core.store.reader import StoreReader
-from tapo_core.store.redaction import OUTPUTS, Key, Redactions, redactable, redacted_value
+from tapo_core.store.redaction import OUTPUTS, REDACTED, Key, Redactions, redactable, redacted_value
 from tapo_core.store.repair import damaged_copies, rebuild
 from tapo_core.store.rows import select_list
 from tapo_core.store.snapshot import open_reader, snapshot_commits
@@ -96,6 +96,9 @@ def redact_query(
         done = _decide(run_folder, query_id, reason, outputs, lock_seconds)
         if done.commit is not None:
             finish(run_folder, lock_seconds)
+            # What a stage committed between the look and the decision; from then on none can.
+            if _decide(run_folder, query_id, reason, outputs, lock_seconds).commit is not None:
+                finish(run_folder, lock_seconds)
     except StoreLockedError as error:
         raise StoreLockedError(
             f"{run_folder} is in use, and nothing is redacted while a run trains. {error}"
@@ -126,7 +129,8 @@ def _decide(run_folder: Path, query_id: str, reason: str | None, outputs: bool, 
     rows = _plan(run_folder, query, outputs)
     if not rows:
         return Redacted(None)
-    problem = words(query.problem(json.loads(config.config_json).get("data", {}).get("instruction")))
+    instruction = json.loads(config.config_json).get("data", {}).get("instruction")
+    problem = () if query.text == REDACTED else words(query.problem(instruction))
     if not reason or not reason.strip():
         raise UserError("a redaction needs a reason, which is kept with it: give --reason")
     if _quotes(reason, problem):
@@ -153,7 +157,7 @@ def _decide(run_folder: Path, query_id: str, reason: str | None, outputs: bool, 
             for row in rows
         ],
     )
-    same = [other for other in queries if other != query_id and words(queries[other].text) == words(query.text)]
+    same = [q.query_id for q in queries.values() if q is not query and words(q.problem(instruction)) == problem]
     return Redacted(commit, counts, quoted, tuple(same))
 
 

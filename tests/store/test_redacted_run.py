@@ -20,9 +20,10 @@ from small_run import (
     correct_records,
     make_query,
     make_rollout,
+    make_tokens,
 )
 from test_processes import _process as process
-from worded_run import OTHER_ID, TEXT, where
+from worded_run import OTHER_ID, PROMPT, TEXT, where
 
 from tapo_core.errors import IntegrityError, StoreLockedError, UserError
 from tapo_core.ids import deterministic_id
@@ -31,7 +32,7 @@ from tapo_core.records import (
     Redaction,
     Verification,
 )
-from tapo_core.store import StoreWriter, load, verified_commits
+from tapo_core.store import StoreWriter, load, redact, verified_commits
 from tapo_core.store.audit import verify
 from tapo_core.store.backup import backup_run, restore_run
 from tapo_core.store.connection import database_path, ledger_path
@@ -157,7 +158,7 @@ _KILLED_AT = """
 import os, sys
 from pathlib import Path
 from small_run import QUERY_ID
-from tapo_core.store import redact, repair
+from tapo_core.store import repair, redact
 from tapo_core.store.publish import Publisher
 folder, step = Path(sys.argv[1]), sys.argv[2]
 print("begun", flush=True)
@@ -268,6 +269,26 @@ def test_nothing_is_redacted_while_the_run_is_in_use(worded: Path) -> None:
         error.value
     )
     assert len(verified_commits(worded)) == 8
+
+
+def test_a_stage_that_commits_just_before_the_decision_is_redacted_too(
+    worded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = make_rollout(7, "7 + 12 = 19", rollout_id=deterministic_id("rollout", n="late"))
+    tokens = changed(make_tokens(late.rollout_id), prompt_token_ids=PROMPT)
+    plan, seen = redact._plan, []
+
+    def raced(*arguments: Any) -> Any:
+        found = plan(*arguments)
+        if not seen:
+            seen.append(commit(worded, Stage(2, "late", [late, tokens])))
+        return found
+
+    monkeypatch.setattr(redact, "_plan", raced)
+    redact_query(worded, QUERY_ID, "licence")
+    assert [c.stage for c in verified_commits(worded)][-3:] == ["late", "redact-1", "redact-2"]
+    assert where(worded / "store", "70001") == set()
+    assert verify(worded).faults == []
 
 
 def test_a_stage_that_was_at_work_cannot_bring_the_text_back(redacted: Path) -> None:

@@ -116,7 +116,7 @@ def test_outputs_that_quote_the_problem_are_counted(tmp_path: Path) -> None:
         for record in start_records()
         if not isinstance(record, Query | Config)
     ]
-    twin = make_query(OTHER_ID, text.upper())
+    twin = make_query(OTHER_ID, text.replace(TEXT, TEXT.upper()))
     commit(tmp_path, Stage(0, "start", [*first, settings, make_query(text=text), twin]))
     said = [
         "Zebediah STARTS with 7 marbles, and then his",
