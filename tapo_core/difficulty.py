@@ -17,6 +17,7 @@ from tapo_core.records import ParseOutcome, VerificationOutcome
 class Reason(StrEnum):
     """Why something was selected for the batch, or not."""
 
+    REDACTED = "redacted"  #: the query's text was redacted after its rollouts were sampled
     # queries
     ELIGIBLE = "eligible"
     MASTERED = "mastered"  #: too few wrong rollouts

@@ -64,6 +64,14 @@ def publish_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def delete_folder(folder: Path) -> None:
+    """Delete a folder; it goes at once, so that nobody takes what is left of it for a whole one."""
+    doomed = folder.with_name(f".{folder.name}.deleted")
+    shutil.rmtree(doomed, ignore_errors=True)  # of a deletion that a crash cut short
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed)
+
+
 def check_folder(folder: Path) -> None:
     """Make sure that a folder can be written to, or could be made, without making it.
 

@@ -1,8 +1,11 @@
-"""Which checkpoints of a run can go."""
+"""Which checkpoints of a run can go; and redacted queries in the files that flows write from the store."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tapo_core.files import publish_text
+from tapo_core.ids import canonical_json, file_sha256
 from tapo_core.records import Evaluation, PolicyVersion
 from tapo_core.store import load
 
@@ -33,3 +36,25 @@ def spare_checkpoints(run_folder: Path, keep: int) -> list[Path]:
     versions = spare_versions(load(run_folder, PolicyVersion), scores, keep)
     folders = [run_folder / version.checkpoint_path for version in versions]
     return [folder for folder in folders if folder.is_dir()]
+
+
+def drop_from_views(run_folder: Path, query_id: str) -> list[Path]:
+    """Take a query's lines out of the data sets that flows wrote in a run's folder; returns the files that had some.
+
+    They are views of the store, and whoever writes them again leaves redacted queries out.
+    """
+    changed = []
+    for file in (run_folder / "zpd" / "train.jsonl", run_folder / "cold_start" / "examples.jsonl"):
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        kept = [line for line in lines if query_id not in (json.loads(line).get(name) for name in ("id", "query_id"))]
+        if len(kept) < len(lines):
+            publish_text(file, kept)
+            changed.append(file)
+    summary = run_folder / "zpd" / "summary.json"
+    if summary.exists():
+        # Also where a crash came between the two.
+        told, file = json.loads(summary.read_text(encoding="utf-8")), summary.with_name("train.jsonl")
+        now = {"n_kept": len(file.read_text(encoding="utf-8").splitlines()), "train_sha256": file_sha256(file)}
+        if any(told[name] != value for name, value in now.items()):
+            publish_text(summary, [canonical_json(told | now)])
+    return changed

@@ -359,3 +359,19 @@ class ColdStartExample:
     query_id: str
     n_tokens: int  #: completion tokens, which are those with a loss
     content_sha256: str  #: of prompt and completion token ids
+
+
+@dataclass(frozen=True, slots=True)
+class Redaction:
+    """That one row of another table lost texts of a query on purpose. (See `store.redaction`.)"""
+
+    redaction_id: str
+    run_id: str
+    iteration: int  #: of the commit that the row came with
+    query_id: str  #: whose texts they were
+    reason: str
+    table_name: str
+    row_key: str  #: JSON list
+    columns: str  #: JSON list of those that were redacted
+    original_digest: str  #: of the row as it was committed
+    redacted_digest: str  #: of the row as this redaction leaves it

@@ -5,6 +5,9 @@ commits are caught instead of written. What they make is then held against what 
 verdicts; error locations by methods that read, and votes as they were cast; parsed constructions; decisions; advantages; OTS
 weights (from the stored log-probabilities and entropies); evaluations. What only an engine can make (sampled tokens,
 log-probabilities, weights of a policy) is taken as given here: `resample` samples some of it anew.
+
+What is about a redacted query is left out, and so is what was computed from texts of several queries when one of them is: the
+evaluation of its data set, and the choice of cold-start examples. Advantages and weights need no text.
 """
 
 import dataclasses
@@ -29,6 +32,7 @@ from tapo_core.records import (
     Evaluation,
     FinishReason,
     PolicyVersion,
+    Redaction,
     Rollout,
     RolloutTokens,
     Run,
@@ -38,6 +42,7 @@ from tapo_core.records import (
     Verification,
 )
 from tapo_core.session import R, Session
+from tapo_core.stages.build_cold_start_data import STAGE as CHOICE
 from tapo_core.stages.build_cold_start_data import build_cold_start_data
 from tapo_core.stages.diagnose_and_correct import diagnose_and_correct
 from tapo_core.stages.evaluate import evaluate
@@ -88,6 +93,7 @@ class Replay:
     rows: dict[str, int]
     differences: list[Difference]
     not_replayed: list[str]
+    n_redacted: int = 0  #: rows that were left out because a query was redacted
 
 
 class _RecordedSampler:
@@ -133,6 +139,45 @@ class _ReplaySession(Session):
         self.run_id = snapshot.load(Run)[0].run_id
         self.flow = stored_flow(self)
         self.made: list[Record] = []
+        self._all_redacted = snapshot.redacted(self.run_id)
+        self._redacted_at = redacted_at(snapshot.commits())
+        self._left_out = self._all_redacted
+
+    @property
+    def redacted(self) -> frozenset[str]:
+        """The queries that a stage leaves out now: see `replaying`."""
+        return self._left_out
+
+    def replaying(self, commit: StageCommit) -> None:
+        """Leave out what cannot be made again: all redacted queries, but in an update those that were redacted before it.
+
+        Advantages are normalised over the batch as it was, and need no text.
+        """
+        self._left_out = self._all_redacted
+        if commit.stage == "update_policy":
+            self._left_out = self.redacted_before(commit)
+
+    def redacted_before(self, commit: StageCommit) -> frozenset[str]:
+        """The queries that were redacted when a stage was made."""
+        return frozenset(query_id for query_id, seq in self._redacted_at.items() if seq < commit.seq)
+
+    def is_left_out(self) -> Callable[[Record], bool]:
+        """Whether a row is about a redacted query, or rests on a text of one."""
+        redacted = self._all_redacted
+        if not redacted:
+            return lambda row: False
+        rollouts = [row for row in self.all(Rollout) if row.query_id in redacted]
+        subjects = {row.correction_id for row in self.all(Correction) if row.query_id in redacted}
+        subjects |= redacted | {row.rollout_id for row in rollouts}
+        evaluated = {(row.iteration, self.queries[row.query_id].split) for row in rollouts if row.kind == "evaluation"}
+
+        def left_out(row: Record) -> bool:
+            if isinstance(row, Evaluation):
+                return (row.iteration, row.dataset) in evaluated
+            named = (getattr(row, name, None) for name in ("query_id", "subject_id", "rollout_id"))
+            return any(name in subjects for name in named)
+
+        return left_out
 
     def done(self, stage: str, iteration: int, input_digest: str) -> StageCommit | None:
         """Nothing is done yet: all is made again."""
@@ -182,6 +227,15 @@ class _ReplaySession(Session):
         return commits
 
 
+def redacted_at(commits: Iterable[StageCommit]) -> dict[str, int]:
+    """Query id -> number of the commit that redacted it first."""
+    first: dict[str, int] = {}
+    for commit in commits:
+        if TABLES[Redaction].name in commit.row_counts:
+            first.setdefault(commit.manifest["query_id"], commit.seq)
+    return first
+
+
 def _votes(location: ErrorLocation) -> Iterable[tuple[int, str]]:
     """Seeds and outputs of what was sampled to find a location."""
     for vote in json.loads(location.votes or "[]"):
@@ -229,19 +283,27 @@ def replay(run_folder: Path, iteration: int | None = None) -> Replay:
         raise UserError(f"{run_folder}: nothing was committed in iteration {iteration}")
     rows: dict[str, int] = {}
     differences: list[Difference] = []
+    left_out, n_redacted = session.is_left_out(), 0
     for number in sorted({commit.iteration for commit in commits}):
         session.made = []
+        redrawn = False
         for commit in commits:
             if commit.iteration == number and commit.stage in _STAGES:
+                session.replaying(commit)
+                if commit.stage == CHOICE and session.redacted != session.redacted_before(commit):
+                    redrawn = True
+                    continue
                 _STAGES[commit.stage](session, number, commit.input_digest)
         for record_class in _REPLAYED:
-            made = [record for record in session.made if isinstance(record, record_class)]
-            stored = session.load(record_class, number)
+            made = [r for r in session.made if isinstance(r, record_class) and not left_out(r)]
+            found = session.load(record_class, number)
+            stored = [] if redrawn and record_class is ColdStartExample else [r for r in found if not left_out(r)]
+            n_redacted += len(found) - len(stored)
             table = TABLES[record_class].name
             rows[table] = rows.get(table, 0) + len(stored)
             differences += _compare(record_class, stored, made)
-    left_out = sorted({commit.stage for commit in commits} - set(_STAGES))
-    return Replay(rows, differences, left_out)
+    not_replayed = sorted({c.stage for c in commits if TABLES[Redaction].name not in c.row_counts} - set(_STAGES))
+    return Replay(rows, differences, not_replayed, n_redacted)
 
 
 def _compare(record_class: type[Any], stored: Sequence[Any], made: Sequence[Any]) -> list[Difference]:
@@ -294,6 +356,7 @@ def resample(run_folder: Path, n: int, iteration: int | None = None) -> Resample
     """
     session = _ReplaySession(run_folder)
     rollouts = session.all(Rollout) if iteration is None else session.load(Rollout, iteration)
+    rollouts = [rollout for rollout in rollouts if rollout.query_id not in session.redacted]
     drawn = random.Random(derive_seed(0, 0, "resample")).sample(rollouts, min(n, len(rollouts)))
     versions = {row.policy_version_id: row for row in session.all(PolicyVersion)}
     by_version: dict[str, list[Rollout]] = {}

@@ -103,15 +103,24 @@ class Session:
         """All queries of the run, by id."""
         return {query.query_id: query for query in self._reader.load(Query, run_id=self.run_id)}
 
+    @property
+    def redacted(self) -> frozenset[str]:
+        """The ids of queries whose text was redacted: nothing is sampled for them any more, and nothing trained on theirs."""
+        return self._reader.redacted(self.run_id)
+
     def queries_of(self, iteration: int) -> list[Query]:
-        """The training queries of an iteration: a seeded draw in training, else a chunk of one pass over all of them."""
+        """The training queries of an iteration: a seeded draw in training, else a chunk of one pass over all of them.
+
+        Redacted ones are left out of what was drawn, so that the others come when they would have.
+        """
         count = self.config.data.queries_per_iteration
         train = self._train_ids
         if self.flow == "train":
             chosen = queries_of_iteration(train, count, iteration, self.config.run.seed)
         else:
             chosen = queries_of_chunk(train, count, iteration)
-        return [self.queries[query_id] for query_id in chosen]
+        redacted = self.redacted
+        return [self.queries[query_id] for query_id in chosen if query_id not in redacted]
 
     @property
     def _train_ids(self) -> list[str]:
@@ -171,6 +180,8 @@ class Session:
         if sampler.policy_version_id != version.policy_version_id:
             settings = self.config.sampler
             policy = self.ref(version)
+            redacted = self.redacted
+            probed = [query for query_id, query in sorted(self.queries.items()) if query_id not in redacted]
             sampler.load_policy(policy)
             requests = [
                 SampleRequest(
@@ -180,7 +191,7 @@ class Session:
                     settings.temperature,
                     top_p=1.0,
                 )
-                for query in sorted(self.queries.values(), key=lambda q: q.query_id)[: settings.probe_sequences]
+                for query in probed[: settings.probe_sequences]
             ]
             probe(sampler, policy, requests, settings.probe_tolerance, self.config.model.dtype)
         return sampler

@@ -2,7 +2,8 @@
 
 * **Key**: run, iteration, stage, configuration digest and input digest. A stage whose result is there under its key is skipped
   when a flow run is retried. The input digest is the chain digest of the commit the stage builds on, so a key never fits
-  another run's data, even one of the same name.
+  another run's data, even one of the same name. A stage that the store does not have has no key: Prefect may remember it from
+  before the run's folder was restored from a backup.
 * **Result**: a small JSON manifest (ids, digests, counts), never tensors.
 * **Retries**: only for errors that may pass (`TransientError`); bad input or a contradiction fails at once.
 """
@@ -37,19 +38,30 @@ def _may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     return isinstance(state.result(raise_on_failure=False), TransientError)
 
 
-def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
     session: Session = parameters["session"]
     stage = context.task.name
+    if not _is_done(session, stage, parameters["iteration"]):
+        return None
     return "-".join(
         (session.run_id, str(parameters["iteration"]), stage, session.config_digest, parameters["input_digest"])
     )
+
+
+def _is_done(session: Session, stage: str, iteration: int) -> bool:
+    """Whether the store has the stage."""
+    try:
+        return session.find_commit(stage, iteration) is not None
+    finally:
+        session.release_store()
 
 
 def stage_task(stage: Callable[[Session, int, str], StageCommit]) -> Task[[Session, int, str], StageResult]:
     """A stage as a Prefect task of the same name."""
 
     def run(session: Session, iteration: int, input_digest: str) -> StageResult:
-        session.reporter.stage(iteration, stage.__name__)
+        if not _is_done(session, stage.__name__, iteration):
+            session.reporter.stage(iteration, stage.__name__)
         try:
             commit = stage(session, iteration, input_digest)
         finally:

@@ -28,7 +28,8 @@ def verify(
         typer.echo(json.dumps(asdict(finding)) if as_json else printable(finding.line))
     n_gone = len(report.findings) - len(report.faults)
     typer.echo(
-        f"{folder}: {report.n_commits} commits, {report.n_files} published files, {report.n_rows} rows; "
+        f"{folder}: {report.n_commits} commits, {report.n_files} published files, {report.n_rows} rows, "
+        f"{report.n_redacted} of them redacted; "
         f"{len(report.faults)} faults, {n_gone} folders gone; last chain digest {report.chain_digest}",
         err=as_json,
     )
@@ -75,6 +76,8 @@ def replay(
     typer.echo(f"{folder}: replayed " + ", ".join(f"{n} {table}" for table, n in found.rows.items() if n), err=as_json)
     given = [f"stage {stage}" for stage in found.not_replayed] + ["sampled tokens", "optimizer steps"]
     typer.echo(f"taken as given: {', '.join(given)}", err=as_json)
+    if found.n_redacted:
+        typer.echo(f"left out, because queries were redacted: {found.n_redacted} rows", err=as_json)
     if sample:
         sampled = resample(folder, sample, iteration)
         typer.echo(f"sampled again: {sampled.n} rollouts, {len(sampled.differences)} came out otherwise", err=as_json)

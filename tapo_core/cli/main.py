@@ -22,6 +22,9 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(lake.app, name="lake")
 app.command(name="export")(keeping.export)
 app.command(name="import")(keeping.import_)
+app.command(name="backup")(keeping.backup)
+app.command(name="restore")(keeping.restore)
+app.command(name="redact")(keeping.redact)
 app.command(name="gc")(keeping.gc)
 
 ConfigFile = Annotated[Path, typer.Argument(help="TOML file, for example configs/nano_tapo.toml")]

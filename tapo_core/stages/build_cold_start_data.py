@@ -106,7 +106,12 @@ def _constructions(session: Session, chunk: int) -> list[tuple[str, str]]:
         if verdict.outcome is VerificationOutcome.CORRECT
     }
     parsed = session.load(Correction, chunk, parse_outcome=ParseOutcome.PARSED)
-    return [(row.correction_id, row.query_id) for row in parsed if row.correction_id in correct]
+    redacted = session.redacted
+    return [
+        (row.correction_id, row.query_id)
+        for row in parsed
+        if row.correction_id in correct and row.query_id not in redacted
+    ]
 
 
 def _example(
@@ -170,8 +175,10 @@ _Chosen = dict[tuple[str, TokenRole], ColdStartExample]
 
 
 def _chosen(session: Session, iteration: int) -> _Chosen:
-    """The chosen examples by the key of their tokens."""
-    return {(row.subject_id, _ROLES[row.kind]): row for row in session.load(ColdStartExample, iteration)}
+    """The chosen examples by the key of their tokens, but those of queries that were redacted since."""
+    redacted = session.redacted
+    chosen = [row for row in session.load(ColdStartExample, iteration) if row.query_id not in redacted]
+    return {(row.subject_id, _ROLES[row.kind]): row for row in chosen}
 
 
 def _of_chunk(session: Session, chosen: _Chosen, chunk: int) -> list[tuple[ColdStartExample, RolloutTokens]]:

@@ -45,14 +45,17 @@ def evaluate(session: Session, iteration: int, input_digest: str) -> StageCommit
 
 
 def _datasets(session: Session) -> dict[str, list[Query]]:
-    """The queries of each data set, by id: the first so many held-out ones, benchmarks whole."""
+    """The queries of each data set, by id: the first so many held-out ones, benchmarks whole. Of these, redacted ones are left
+    out, so that the others are the same before and after.
+    """
     settings = session.config.evaluation
     by_split: dict[str, list[Query]] = {"held_out": [], **{name: [] for name in sorted(settings.datasets)}}
     for query in sorted(session.queries.values(), key=lambda q: q.query_id):
         if query.split in by_split:
             by_split[query.split].append(query)
     by_split["held_out"] = by_split["held_out"][: settings.queries]
-    return by_split
+    redacted = session.redacted
+    return {split: [q for q in queries if q.query_id not in redacted] for split, queries in by_split.items()}
 
 
 def _sampled(

@@ -6,7 +6,7 @@ from tapo_core.difficulty import GroupCounts, Reason, judge_construction, judge_
 from tapo_core.ids import deterministic_id
 from tapo_core.records import Correction, SelectionDecision, SubjectKind, Verification
 from tapo_core.session import Session
-from tapo_core.stages.groups import judge_group, load_groups
+from tapo_core.stages.groups import judge_group, load_groups, redacted_subjects
 from tapo_core.store import StageCommit
 
 STAGE = "filter_by_difficulty"
@@ -22,7 +22,7 @@ def filter_by_difficulty(session: Session, iteration: int, input_digest: str) ->
     config = session.config.filter
     decisions: list[SelectionDecision] = []
 
-    def decide(kind: SubjectKind, subject_id: str, reason: Reason, counts: GroupCounts) -> None:
+    def decide(kind: SubjectKind, subject_id: str, reason: Reason, counts: GroupCounts | None) -> None:
         decisions.append(
             SelectionDecision(
                 decision_id=deterministic_id(
@@ -34,9 +34,9 @@ def filter_by_difficulty(session: Session, iteration: int, input_digest: str) ->
                 subject_id=subject_id,
                 selected=reason in _SELECTED,
                 reason=reason,
-                n_correct=counts.n_correct,
-                n_wrong=counts.n_wrong,
-                n_unknown=counts.n_unknown,
+                n_correct=counts.n_correct if counts else None,
+                n_wrong=counts.n_wrong if counts else None,
+                n_unknown=counts.n_unknown if counts else None,
             )
         )
 
@@ -57,5 +57,7 @@ def filter_by_difficulty(session: Session, iteration: int, input_digest: str) ->
             outcome = verdicts.get(correction.correction_id)
             judged = judge_construction(correction.parse_outcome, outcome, config)
             decide(SubjectKind.CONSTRUCTED, correction.correction_id, judged, counts)
+    for kind, subject_id in redacted_subjects(session, iteration):
+        decide(kind, subject_id, Reason.REDACTED, None)
     tally = Counter(f"{decision.subject_kind}/{decision.reason}" for decision in decisions)
     return session.commit(STAGE, iteration, input_digest, dict(sorted(tally.items())), decisions)

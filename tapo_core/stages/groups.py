@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 
 from tapo_core.difficulty import GroupCounts, Reason, draw_candidates, judge_query
-from tapo_core.records import Rollout, RolloutKind, SubjectKind, Verification, VerificationOutcome
+from tapo_core.records import Correction, Rollout, RolloutKind, SubjectKind, Verification, VerificationOutcome
 from tapo_core.session import Session
 
 
@@ -38,19 +38,36 @@ class Group:
 
 
 def load_groups(session: Session, iteration: int) -> list[Group]:
-    """All groups of an iteration, by query id."""
+    """All groups of an iteration, by query id, but those of redacted queries."""
+    redacted = session.redacted
     verdicts = {
         verdict.subject_id: verdict
         for verdict in session.load(Verification, iteration, subject_kind=SubjectKind.ROLLOUT)
     }
     by_query: dict[str, list[Rollout]] = {}
     for rollout in session.load(Rollout, iteration, kind=RolloutKind.TRAINING):
+        if rollout.query_id in redacted:
+            continue
         by_query.setdefault(rollout.query_id, []).append(rollout)
     groups = []
     for query_id, rollouts in sorted(by_query.items()):
         rollouts.sort(key=lambda rollout: rollout.k)
         groups.append(Group(query_id, rollouts, [verdicts[rollout.rollout_id] for rollout in rollouts]))
     return groups
+
+
+def redacted_subjects(session: Session, iteration: int) -> list[tuple[SubjectKind, str]]:
+    """The redacted queries that an iteration has rollouts of, these rollouts, and what was constructed from them."""
+    redacted = session.redacted
+    if not redacted:
+        return []
+    rollouts = [r for r in session.load(Rollout, iteration, kind=RolloutKind.TRAINING) if r.query_id in redacted]
+    corrections = [c for c in session.load(Correction, iteration) if c.query_id in redacted]
+    return [
+        *((SubjectKind.QUERY, query_id) for query_id in sorted({rollout.query_id for rollout in rollouts})),
+        *((SubjectKind.ROLLOUT, rollout.rollout_id) for rollout in rollouts),
+        *((SubjectKind.CONSTRUCTED, correction.correction_id) for correction in corrections),
+    ]
 
 
 def judge_group(session: Session, group: Group) -> Reason:

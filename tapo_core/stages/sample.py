@@ -24,9 +24,10 @@ def sample(session: Session, iteration: int, input_digest: str) -> StageCommit:
         return done
     config = session.config
     queries = session.queries_of(iteration)
+    policy = session.sampling_policy(iteration)
     records = sample_rollouts(
         session,
-        session.sampling_policy(iteration),
+        policy,
         queries,
         RolloutKind.TRAINING,
         iteration,
@@ -39,7 +40,7 @@ def sample(session: Session, iteration: int, input_digest: str) -> StageCommit:
         "n_queries": len(queries),
         "n_rollouts": len(rollouts),
         "n_tokens": sum(rollout.n_tokens for rollout in rollouts),
-        "policy_version_id": rollouts[0].policy_version_id,
+        "policy_version_id": policy.policy_version_id,
     }
     return session.commit(STAGE, iteration, input_digest, manifest, records)
 
@@ -54,10 +55,12 @@ def sample_rollouts(
     temperature: float,
     seed_iteration: int,
 ) -> list[Record]:
-    """`Rollout` and `RolloutTokens` of every query, `per_query` of each, in order.
+    """`Rollout` and `RolloutTokens` of every query, `per_query` of each, in order; nothing for no queries.
 
     Seeds depend on the run seed, `seed_iteration`, `kind`, query and k.
     """
+    if not queries:
+        return []
     settings = session.config.sampler
     places = [(query, k) for query in queries for k in range(per_query)]
     prompts = {query.query_id: session.prompt_of(query, settings.max_new_tokens) for query in queries}

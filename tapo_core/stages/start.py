@@ -72,7 +72,10 @@ def start(session: Session) -> StageCommit:
         optimizer_steps=0,
     )
     # Of the queries as they were read: what is dropped of them follows from them and the configuration.
-    input_digest = digest([policy.checkpoint_digest, sorted(query.query_id for query in inputs.queries)])
+    read = {query.query_id for query in inputs.queries}
+    if (session.folder / "store").exists():
+        read |= session.redacted  # which may be gone from the data by now
+    input_digest = digest([policy.checkpoint_digest, sorted(read)])
     if (session.folder / "store").exists():
         done = session.done(STAGE, 0, input_digest)
         if done is not None:

@@ -95,6 +95,7 @@ def update_policy(session: Session, iteration: int, input_digest: str) -> StageC
 
 def batch_members(session: Session, iteration: int) -> list[Member]:
     """The selected trajectories with their advantages, in an order that depends on ids alone."""
+    redacted = session.redacted  # since they were selected
     selected = {d.subject_id for d in session.load(SelectionDecision, iteration) if d.selected}
     rewards = {v.subject_id: v.reward for v in session.load(Verification, iteration)}
     tokens = {
@@ -103,9 +104,11 @@ def batch_members(session: Session, iteration: int) -> list[Member]:
     rollouts = sorted(session.load(Rollout, iteration, kind=RolloutKind.TRAINING), key=lambda r: (r.query_id, r.k))
     place = {rollout.rollout_id: (rollout.query_id, rollout.k) for rollout in rollouts}
     corrections = sorted(session.load(Correction, iteration), key=lambda c: place[c.wrong_rollout_id])
-    original = _rewarded([(r.rollout_id, r.query_id) for r in rollouts], selected, rewards)
+    subjects = [(r.rollout_id, r.query_id) for r in rollouts if r.query_id not in redacted]
+    original = _rewarded(subjects, selected, rewards)
     prefixes = {c.correction_id: c.prefix_token_end or 0 for c in corrections}
-    constructed = _rewarded([(c.correction_id, c.query_id) for c in corrections], selected, rewards)
+    subjects = [(c.correction_id, c.query_id) for c in corrections if c.query_id not in redacted]
+    constructed = _rewarded(subjects, selected, rewards)
     normalised = decoupled_advantages(original, constructed, session.config.advantage)
     trained = session.config.update.train_prefix
     return [

@@ -14,11 +14,12 @@ STAGE = "verify"
 
 
 def verify(session: Session, iteration: int, input_digest: str) -> StageCommit:
-    """A verdict for every training rollout. Never fails because of what a model wrote."""
+    """A verdict for every training rollout but those of redacted queries. Never fails because of what a model wrote."""
     done = session.done(STAGE, iteration, input_digest)
     if done is not None:
         return done
-    rollouts = session.load(Rollout, iteration, kind=RolloutKind.TRAINING)
+    redacted = session.redacted
+    rollouts = [r for r in session.load(Rollout, iteration, kind=RolloutKind.TRAINING) if r.query_id not in redacted]
     verdicts = verify_rollouts(session, rollouts)
     counts = Counter(verdict.outcome for verdict in verdicts)
     return session.commit(STAGE, iteration, input_digest, {str(k): n for k, n in sorted(counts.items())}, verdicts)

@@ -26,7 +26,7 @@ class AccuracyCount(TypedDict):
 
     accuracy: float  #: a multiple of 1 / zpd.samples, the nearest one where verdicts are unknown
     n_queries: int
-    n_kept: int
+    n_kept: int  #: as decided: queries that were redacted since are among them
 
 
 class ZpdSummary(TypedDict):
@@ -118,7 +118,8 @@ def publish_training_set(session: Session) -> ZpdSummary:
         for chunk in range(1, session.n_chunks + 1)
         for decision in session.load(SelectionDecision, chunk, subject_kind=SubjectKind.QUERY)
     ]
-    kept = [decision for decision in decisions if decision.selected]
+    redacted = session.redacted
+    kept = [decision for decision in decisions if decision.selected and decision.subject_id not in redacted]
     reasons = dict(sorted(Counter(decision.reason for decision in decisions).items()))
     if not kept:
         found = ", ".join(f"{reason} {n}" for reason, n in reasons.items())

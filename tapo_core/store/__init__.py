@@ -11,9 +11,10 @@ The rules that the rest of TAPO builds on:
 4. A key stands for one content. The same row again is no news; another row under the same key is an error.
 5. Every id that a row names is in the store when the row is.
 6. Commits are chained by digests, and each leaves a line in the ledger. A database that lost a commit does not open.
-7. Each commit is published as Parquet files, which are never changed. The order is: temporaries, COMMIT, CHECKPOINT, renaming,
-   ledger. Readers go by the ledger, so they never meet a line without its files, and files without a line do not exist for
-   them; the next writer finishes what a crash left between these steps (see `publish`, which says why that is sound).
+7. Each commit is published as Parquet files, which nothing changes but a redaction (`redact`). The order is: temporaries,
+   COMMIT, CHECKPOINT, renaming, ledger. Readers go by the ledger, so they never meet a line without its files, and files
+   without a line do not exist for them; the next writer finishes what a crash left between these steps (see `publish`, which
+   says why that is sound).
 8. One process writes, and opens the database; whoever comes second waits, then hears who holds it. Everyone else reads
    snapshots (`open_reader`): the commits that were in the ledger then. Readers wait for nobody, and nobody waits for them.
 9. People's SQL (`query`) reads this store and nothing else, for a limited time.

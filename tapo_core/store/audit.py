@@ -7,7 +7,7 @@ rewrites all three, chain included, is not found out; keep the last chain digest
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,15 @@ from tapo_core.store.ledger import LedgerEntry, read_lines
 from tapo_core.store.migrate import column_counts, level_at, pending_migrations, shipped_migrations
 from tapo_core.store.publish import (
     TABLES_BY_NAME,
-    Key,
     PublishedFile,
     file_metadata,
     published_file,
+    published_redactions,
     read_published,
     row_digests,
     table_at,
 )
+from tapo_core.store.redaction import Key, Progress, Redactions
 from tapo_core.store.rows import select_list
 from tapo_core.store.snapshot import READER_CONFIG, snapshot_commits
 from tapo_core.store.tables import Table
@@ -62,10 +63,13 @@ class _Difference:
     columns: tuple[str, ...]
 
 
-def verify(run_folder: Path, *, lock_seconds: float = LOCK_SECONDS, database: Path | None = None) -> Report:
+def verify(
+    run_folder: Path, *, lock_seconds: float = LOCK_SECONDS, database: Path | None = None, checkpoints: bool = True
+) -> Report:
     """Hold ledger, published files, database and checkpoints against each other, and against the digests.
 
     The database is held while one table is read, never longer. `database`: another file to look at in its place.
+    `checkpoints`: whether to read these as well.
 
     Raises:
         UserError: no store there, or one of an older version.
@@ -73,12 +77,13 @@ def verify(run_folder: Path, *, lock_seconds: float = LOCK_SECONDS, database: Pa
     """
     with contextlib.suppress(IntegrityError):  # a damaged ledger is a finding
         snapshot_commits(run_folder)
-    return _Audit(run_folder, database or database_path(run_folder), lock_seconds).run()
+    return _Audit(run_folder, database or database_path(run_folder), lock_seconds, checkpoints).run()
 
 
 class _Audit:
-    def __init__(self, run_folder: Path, database: Path, lock_seconds: float) -> None:
+    def __init__(self, run_folder: Path, database: Path, lock_seconds: float, checkpoints: bool) -> None:
         self._run_folder = run_folder
+        self._checkpoints = checkpoints
         self._database = database
         self._lock_seconds = lock_seconds
         self._report = Report()
@@ -86,16 +91,23 @@ class _Audit:
         self._rows: dict[str, dict[Key, tuple[str, int]]] = {name: {} for name in TABLES_BY_NAME}  #: digest, seq
         self._versions: list[dict[str, Any]] = []
         self._differences: list[_Difference] = []
+        self._redactions = Redactions()
+        self._progress = Progress(self._redactions)
 
     def run(self) -> Report:
         readable = self._check_commits()
+        self._redactions = published_redactions(self._run_folder, [c.commit for c in self._commits.values()])
+        self._progress = Progress(self._redactions)
         for commit in self._commits.values():
             self._check_published(commit)
         if readable:
             for table in TABLES_BY_NAME.values():
                 self._compare(table)
             self._tell_differences()
-        check_checkpoints(self._report, self._run_folder, self._versions)
+        self._progress.tell(self._report, self._run_folder)
+        self._report.n_redacted = sum(map(len, self._redactions.by_table.values()))
+        if self._checkpoints:
+            check_checkpoints(self._report, self._run_folder, self._versions)
         self._report.n_commits = len(self._commits)
         self._report.n_rows = sum(map(len, self._rows.values()))
         if self._commits:
@@ -210,13 +222,20 @@ class _Audit:
                 checked.unreadable.add(name)
                 continue
             self._check_file(checked, table, read[name], file)
-        digests = {name: published.digests | checked.again[name] for name, published in read.items()}
-        checked.whole = not checked.unreadable and rows_digest(digests) == commit.content_digest
+        checked.whole = not checked.unreadable and self._is_content(
+            checked, {name: published.digests for name, published in read.items()}
+        )
         if not checked.whole and not checked.unreadable:
             self._add("changed", "published", f"the rows of {_named(commit)} do not give its digest")
-        check_contents(self._report, {name: published.rows for name, published in read.items()})
+        check_contents(self._report, {name: published.rows for name, published in read.items()}, self._redactions)
         if "policy_version" in read:
             self._versions += read["policy_version"].rows.to_pylist()
+
+    def _is_content(self, checked: _Commit, digests: Mapping[str, Mapping[Key, str]]) -> bool:
+        """Whether rows, with those that the stage handed in again, give the commit's content digest."""
+        committed = self._redactions.as_committed(digests)
+        again = {name: rows | checked.again.get(name, {}) for name, rows in committed.items()}
+        return rows_digest(again) == checked.commit.content_digest
 
     def _check_file(self, checked: _Commit, table: Table, published: PublishedFile, file: Path) -> None:
         """One file against its commit; its rows enter the index."""
@@ -235,6 +254,8 @@ class _Audit:
             if key in rows:
                 self._add("added", "published", "the row is in two files", **where | {"key": _key_text(table, key)})
             rows[key] = row_digest, commit.seq
+        for key, message in self._progress.wrong(table, digests, published.rows):
+            self._add("changed", "published", message, **where | {"key": _key_text(table, key)})
         n_rows, count = len(digests.keys() | published.repeated.keys()), commit.row_counts[table.name]
         if n_rows != count:
             kind = "missing" if n_rows < count else "added"
@@ -299,7 +320,8 @@ class _Audit:
                             for c in table.columns[widths[seq] :]
                             if found.column(c.name)[index].as_py() is not None
                         ]
-                        if row_digest != expected or late:
+                        explained = self._progress.explains(table.name, key, "the database", row_digest, expected)
+                        if late or (row_digest != expected and not explained):
                             row = found.slice(index, 1).to_pylist()[0]
                             columns = tuple(late) or self._columns(table, key, checked, row)
                             self._differences.append(_Difference(table, key, checked, columns))
@@ -361,8 +383,7 @@ class _Audit:
                     "changed", "database", "it is not the row that was written; the published file has that", **where
                 )
                 continue
-            stored = {name: checked.stored[name] | checked.again.get(name, {}) for name in checked.commit.row_counts}
-            if rows_digest(stored) == checked.commit.content_digest:
+            if self._is_content(checked, {name: checked.stored[name] for name in checked.commit.row_counts}):
                 self._add("changed", "published", "it is not the row that was written; the database has that", **where)
             else:
                 self._add(

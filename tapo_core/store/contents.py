@@ -8,6 +8,7 @@ import pyarrow
 
 from tapo_core.ids import digest, tree_digest
 from tapo_core.store.findings import Report
+from tapo_core.store.redaction import Redactions
 
 #: Of what ``content_sha256`` is the digest (see `tapo_core.data`, `stages.sample`, `stages.diagnose_and_correct`). The token ids
 #: of a rollout come to it.
@@ -18,8 +19,9 @@ _CONTENTS = {
 }
 
 
-def check_contents(report: Report, rows: Mapping[str, pyarrow.Table]) -> None:
-    """``content_sha256`` of a commit's rows, by table. (A rollout without its token ids in the same commit is left out.)"""
+def check_contents(report: Report, rows: Mapping[str, pyarrow.Table], redactions: Redactions) -> None:
+    """``content_sha256`` of a commit's rows, by table. (A rollout without its token ids in the same commit is left out, and
+    so is a redacted row.)"""
     tokens: dict[str, list[int]] = {}
     if "rollout" in rows and "rollout_tokens" in rows:
         columns = rows["rollout_tokens"].select(["subject_id", "role", "token_ids_T"]).to_pylist()
@@ -28,6 +30,8 @@ def check_contents(report: Report, rows: Mapping[str, pyarrow.Table]) -> None:
         if name not in rows:
             continue
         for row in rows[name].select([key, *columns, "content_sha256"]).to_pylist():
+            if (row[key],) in redactions.of(name):
+                continue
             content = {column: row[column] for column in columns}
             if name == "rollout":
                 if row[key] not in tokens:

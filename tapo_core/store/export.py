@@ -10,21 +10,25 @@ Policies are not in it: they are large, and their digests are.
 
 import contextlib
 import json
+import re
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
 
-from tapo_core.errors import IntegrityError, UserError
-from tapo_core.files import publish_folder
+from tapo_core.errors import IntegrityError, TransientError, UserError
+from tapo_core.files import fsync_tree, publish_folder
 from tapo_core.ids import file_sha256
+from tapo_core.store.commits import StageCommit
 from tapo_core.store.connection import ledger_path, published_folder
 from tapo_core.store.publish import published_files
+from tapo_core.store.redact import check_finished, redacted_since
 from tapo_core.store.repair import repair
 from tapo_core.store.snapshot import open_reader, snapshot_commits
 
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 _CARD = """\
 ---
 configs:
@@ -41,26 +45,20 @@ def export_run(run_folder: Path, folder: Path) -> dict[str, Any]:
     """Write a snapshot of a run to a new folder, complete or not at all. Returns the manifest.
 
     Raises:
-        UserError: no run there, nothing committed yet, or the folder exists.
+        UserError: no run there, nothing committed yet, a redaction is not finished, or the folder exists.
         IntegrityError: a published file is missing.
+        TransientError: a query was redacted meanwhile.
     """
     if folder.exists():
         raise UserError(f"{folder} exists; name a new folder")
     commits = snapshot_commits(run_folder)
     if not commits:
         raise UserError(f"{run_folder}: nothing was committed yet")
-    tables = {table for commit in commits for table in commit.row_counts}
-    files = [file for table in sorted(tables) for file in map(Path, published_files(run_folder, commits, table))]
+    check_finished(run_folder)
     with publish_folder(folder) as made:
-        for file in files:
-            if not file.exists():
-                raise IntegrityError(f"{file} is missing; see `tapo audit verify`")
-            place = made / file.relative_to(run_folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, place)
-        lines = ledger_path(run_folder).read_text(encoding="utf-8").splitlines(keepends=True)[: len(commits)]
-        ledger_path(made).write_text("".join(lines), encoding="utf-8")
-        name = _write_trajectories(run_folder, made / "data" / "trajectory.parquet")
+        copy_files({file.relative_to(run_folder).as_posix(): file for file in files_of(run_folder, commits)}, made)
+        ledger_path(made).write_bytes(ledger_of(run_folder, commits))
+        name = _write_trajectories(made, made / "data" / "trajectory.parquet")
         (made / "README.md").write_text(_CARD.format(name=name), encoding="utf-8")
         manifest = {
             "run": name,
@@ -72,8 +70,37 @@ def export_run(run_folder: Path, folder: Path) -> dict[str, Any]:
                 if path.is_file()
             },
         }
-        (made / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        if redacted_since(run_folder, len(commits)):
+            raise TransientError(f"{run_folder}: a query was redacted meanwhile; run the command again")
+        (made / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return manifest
+
+
+def files_of(run_folder: Path, commits: Sequence[StageCommit]) -> list[Path]:
+    """The published files of commits, by table.
+
+    Raises:
+        IntegrityError: one is missing.
+    """
+    tables = {table for commit in commits for table in commit.row_counts}
+    files = [file for table in sorted(tables) for file in map(Path, published_files(run_folder, commits, table))]
+    for file in files:
+        if not file.exists():
+            raise IntegrityError(f"{file} is missing; see `tapo audit verify`")
+    return files
+
+
+def ledger_of(run_folder: Path, commits: Sequence[StageCommit]) -> bytes:
+    """The ledger's lines about the first commits of a run."""
+    return b"".join(ledger_path(run_folder).read_bytes().splitlines(keepends=True)[: len(commits)])
+
+
+def copy_files(files: Mapping[str, Path], folder: Path) -> None:
+    """Copy files into a folder under the names that they have there."""
+    for name, file in files.items():
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, place)
 
 
 def _write_trajectories(run_folder: Path, file: Path) -> str:
@@ -97,24 +124,67 @@ def import_run(folder: Path, run_folder: Path) -> dict[str, Any]:
         UserError: no export there, or the run's folder exists.
         IntegrityError: a file is missing, was changed, or does not belong to the export.
     """
-    if run_folder.exists():
-        raise UserError(f"{run_folder} exists; name a new folder")
+    manifest = read_manifest(folder, "export")
+    files = {name: folder / name for name in manifest["files"]}
+    check_files(manifest, files, "exported; export the run again")
+    with new_run(run_folder, {name: file for name, file in files.items() if name.startswith("store/")}):
+        pass
+    return manifest
+
+
+def read_manifest(folder: Path, what: str) -> dict[str, Any]:
+    """The manifest of a folder that is `what`: "export" or "backup".
+
+    Raises:
+        UserError: it is none.
+        IntegrityError: the manifest names a file outside the folder, or one without a digest.
+    """
     try:
-        manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        files: dict[str, str] = dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: no export of a run ({_MANIFEST} is missing or is none)") from error
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        kind, files = manifest.get("kind", "export"), dict(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder}: no {what} of a run ({MANIFEST} is missing or is none)") from error
+    if kind != what:
+        command = "import" if kind == "export" else "restore"
+        raise UserError(f"{folder}: no {what} of a run; it may be what `tapo {command}` takes")
     for name, sha256 in files.items():
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise IntegrityError(f"{folder / _MANIFEST}: {name!r} is outside the export")
-        if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
-            raise IntegrityError(f"{folder / name} is missing or not the file that was exported; export the run again")
+            raise IntegrityError(f"{folder / MANIFEST}: {name!r} is outside the {what}")
+        if not isinstance(sha256, str) or not _is_sha256(sha256):
+            raise IntegrityError(f"{folder / MANIFEST}: {name!r} has no SHA-256")
+    return manifest
+
+
+_is_sha256 = re.compile(r"[0-9a-f]{64}").fullmatch
+
+
+def check_files(manifest: Mapping[str, Any], places: Mapping[str, Path], was: str) -> None:
+    """Hold the files of a manifest, wherever they are, against their digests.
+
+    Raises:
+        IntegrityError: one is missing or was changed.
+    """
+    for name, sha256 in manifest["files"].items():
+        place = places[name]
+        if not place.is_file() or file_sha256(place) != sha256:
+            raise IntegrityError(f"{place} is missing or not the file that was {was} [{name}]")
+
+
+@contextlib.contextmanager
+def new_run(run_folder: Path, store: Mapping[str, Path]) -> Iterator[Path]:
+    """Make a run of the files of its store, complete or not at all; its database is made from the published files.
+
+    Gives the folder before it has its name, so that more can be put into it.
+
+    Raises:
+        UserError: the run's folder exists.
+        IntegrityError: ledger and published files do not agree.
+    """
+    if run_folder.exists():
+        raise UserError(f"{run_folder} exists; name a new folder")
     with publish_folder(run_folder) as made:
-        for name in files:
-            if name.startswith("store/"):
-                place = made / name
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(folder / name, place)
+        copy_files(store, made)
         published_folder(made).mkdir(parents=True, exist_ok=True)
         repair(made)  # it lacks a database, and nothing else
-    return manifest
+        yield made
+        fsync_tree(made)

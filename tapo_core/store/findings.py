@@ -10,8 +10,8 @@ from tapo_core.text import one_line
 class Finding:
     """One thing that is not as it was written."""
 
-    kind: str  #: "changed", "missing", "added"; "gone" is no fault: a checkpoint that was deleted
-    part: str  #: "ledger", "published", "database", "checkpoint"
+    kind: str  #: "changed", "missing", "added", "unfinished"; "gone" is no fault: a checkpoint that was deleted
+    part: str  #: "ledger", "published", "database", "checkpoint", "redaction"
     message: str
     table: str | None = None
     key: str | None = None  #: "rollout_id=..."
@@ -34,6 +34,7 @@ class Report:
     n_commits: int = 0
     n_rows: int = 0
     n_files: int = 0
+    n_redacted: int = 0  #: rows that lost texts on purpose; table ``redaction`` has who and why
     chain_digest: str | None = None  #: of the last commit
     findings: list[Finding] = field(default_factory=list)
 

@@ -65,6 +65,7 @@ PARENTS: dict[type[Any], tuple[Parent, ...]] = {
         Parent("subject_id", records.Rollout, "kind = 'sft'"),
         Parent("subject_id", records.Correction, "kind = 'ift'"),
     ),
+    records.Redaction: (_QUERY,),
 }
 
 
@@ -87,3 +88,33 @@ def check_parents(connection: duckdb.DuckDBPyConnection, table: Table, incoming:
             raise IntegrityError(
                 f"{table.name} ({key}): {parent.column} {orphan[0]} is not in {parent_table.name}. Nothing was written."
             )
+
+
+#: How a new row is known to be about a query, in tables whose rows have texts or go into training.
+_QUERY_OF = {
+    "rollout": "child.query_id",
+    "correction": "child.query_id",
+    "advantage": "child.query_id",
+    "cold_start_example": "child.query_id",
+    "error_location": "(SELECT query_id FROM rollout WHERE rollout.rollout_id = child.rollout_id)",
+    "verification": "(SELECT query_id FROM rollout WHERE rollout.rollout_id = child.subject_id)",
+}
+
+
+def check_not_redacted(connection: duckdb.DuckDBPyConnection, table: Table, incoming: str) -> None:
+    """Refuse what a stage made of a query that was redacted while it was at work.
+
+    Raises:
+        IntegrityError: naming the query.
+    """
+    if table.name not in _QUERY_OF or connection.execute("SELECT 1 FROM redaction LIMIT 1").fetchone() is None:
+        return
+    found = connection.execute(
+        f"SELECT DISTINCT query_id FROM redaction WHERE query_id IN "
+        f"(SELECT {_QUERY_OF[table.name]} FROM {incoming} AS child) LIMIT 1"
+    ).fetchone()
+    if found is not None:
+        raise IntegrityError(
+            f"{table.name}: query {found[0]} was redacted meanwhile, and this stage has rows about it. Nothing was written; "
+            "start the command again, and it goes on without the query."
+        )

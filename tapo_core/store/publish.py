@@ -1,7 +1,7 @@
 """Publication: every committed stage once more as Parquet files, which readers take instead of the database.
 
 ``published/<table>/iteration=<n>/<seq>-<stage>.parquet`` holds the rows that a stage brought into a table, ordered by key.
-Ids are text, times UTC. A file is never changed after it has this name.
+Ids are text, times UTC. A file is never changed after it has this name, but for a redaction, which replaces it (`redact`).
 
 A crash may come between any two of these steps (all under DuckDB's file lock):
 
@@ -22,7 +22,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow
@@ -30,16 +29,17 @@ import pyarrow.parquet
 
 from tapo_core.errors import IntegrityError, TransientError
 from tapo_core.files import fsync
+from tapo_core.records import Redaction
 from tapo_core.store.batches import Batch, rows_digest
 from tapo_core.store.commits import StageCommit
 from tapo_core.store.connection import database_path, published_folder, what_to_do
 from tapo_core.store.ledger import LedgerEntry
 from tapo_core.store.migrate import column_counts
-from tapo_core.store.rows import arrow_schema, keys_and_digests, select_list
+from tapo_core.store.redaction import Key, Redactions
+from tapo_core.store.rows import arrow_schema, keys_and_digests, select_list, to_records
 from tapo_core.store.tables import TABLES, Table
 
 TABLES_BY_NAME: dict[str, Table] = {table.name: table for table in TABLES.values()}
-Key = tuple[Any, ...]
 
 
 def published_file(run_folder: Path, commit: StageCommit, table: str) -> Path:
@@ -140,6 +140,11 @@ class Publisher:
             temporary.unlink()
         self._publish_from_database(connection, commits, {entry.seq: entry.migration or 1 for entry in missing})
 
+    def replace(self, commit: StageCommit, table: Table, rows: pyarrow.Table, repeated: Mapping[Key, str]) -> None:
+        """Put a file with redacted rows in the place of a published one. (A temporary that a crash leaves is deleted.)"""
+        self._write(commit, table, rows, list(repeated.items()))
+        self._rename(self._temporary(commit, table.name), published_file(self._run_folder, commit, table.name))
+
     def has_temporaries(self) -> bool:
         """Whether a crash, or a stage that was refused, left something."""
         return self._temporaries.exists() and any(self._temporaries.iterdir())
@@ -151,6 +156,7 @@ class Publisher:
 
         Tables keep the order of insertion, so a commit's rows are the next ones.
         """
+        redactions = stored_redactions(connection)
         stored: dict[str, pyarrow.Table] = {}
         taken = dict.fromkeys(TABLES_BY_NAME, 0)
         for commit in commits:
@@ -171,7 +177,7 @@ class Publisher:
                 rows[name] = mine.cast(arrow_schema(table)).sort_by([(key, "ascending") for key in table.key])
                 digests[name] = dict(keys_and_digests(table, rows[name]))
                 taken[name] += count
-            if rows_digest(digests) != commit.content_digest:
+            if rows_digest(redactions.as_committed(digests)) != commit.content_digest:
                 raise IntegrityError(
                     f"stage {commit.stage} of iteration {commit.iteration} (commit {commit.seq}) has no published files, and "
                     f"its rows in the database do not give its digest. {what_to_do(database_path(self._run_folder))}"
@@ -227,6 +233,28 @@ def read_published(file: Path, table: Table) -> PublishedFile:
         raise ValueError(f"its columns are {one_line_schema(rows.schema)}, not {one_line_schema(expected)}")
     repeated = {tuple(key): row_digest for key, row_digest in json.loads(metadata["repeated"])}
     return PublishedFile(rows, dict(row_digests(table, rows)), metadata, repeated)
+
+
+def published_redactions(run_folder: Path, commits: Sequence[StageCommit]) -> Redactions:
+    """The redactions of a run's commits. Files that do not give their commit's digest say nothing (an audit names them)."""
+    table = TABLES[Redaction]
+    rows: list[Redaction] = []
+    for commit in commits:
+        if table.name in commit.row_counts:
+            try:
+                found = read_published(published_file(run_folder, commit, table.name), table)
+            except (OSError, ValueError, TypeError, KeyError):
+                continue
+            if rows_digest({table.name: found.digests}) == commit.content_digest:
+                rows += to_records(table, [tuple(row.values()) for row in found.rows.to_pylist()])
+    return Redactions(rows)
+
+
+def stored_redactions(connection: duckdb.DuckDBPyConnection) -> Redactions:
+    """The redactions that a database has."""
+    table = TABLES[Redaction]
+    found = connection.execute(f"SELECT {select_list(table)} FROM {table.name} ORDER BY rowid").fetchall()
+    return Redactions(to_records(table, found))
 
 
 def one_line_schema(schema: pyarrow.Schema) -> str:

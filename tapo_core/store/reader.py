@@ -198,6 +198,12 @@ class StoreReader:
         """
         return find_commit(self._open(), run_id, iteration, stage)
 
+    def redacted(self, run_id: str) -> frozenset[str]:
+        """The ids of the run's queries whose text was redacted."""
+        sql = "SELECT DISTINCT CAST(query_id AS VARCHAR) FROM redaction WHERE run_id = ?"
+        with _readable_files(self._run_folder):
+            return frozenset(query_id for (query_id,) in self._open().execute(sql, [run_id]).fetchall())
+
     def release(self) -> None:
         """Close the connection; the next question opens another."""
         if self._connection is not None:

@@ -50,23 +50,42 @@ def repair(run_folder: Path, *, lock_seconds: float = LOCK_SECONDS) -> Repair:
     faults = [finding for finding in report.faults if finding.part == "database"]
     if not faults:
         return Repair([], None)
+    return Repair(faults, rebuild(run_folder, lock_seconds=lock_seconds, keep=True))
+
+
+def rebuild(run_folder: Path, *, lock_seconds: float, keep: bool) -> Path | None:
+    """Make the database anew from ledger and published files, and hold it against them before it takes its place.
+
+    `keep`: whether the old one, with its write-ahead log, gets another name, which is returned; else it is deleted.
+
+    Raises:
+        IntegrityError: the new database is not what was written. Nothing was changed.
+        TransientError: the database is held (`StoreLockedError`), or the disk is short. Nothing was changed.
+    """
     path = database_path(run_folder)
     new = path.with_name(f"{path.name}.new")
     _remove(new)
     try:
         with _held(path, lock_seconds):
             _build(run_folder, new, snapshot_commits(run_folder))
-            left = [finding for finding in verify(run_folder, database=new).faults if finding.part == "database"]
+            left = [f for f in verify(run_folder, database=new, checkpoints=False).faults if f.part == "database"]
             if left:
                 raise IntegrityError(f"the new database is not what was written: {left[0].line}. Nothing was changed.")
-        kept = _set_aside(path)
+        kept = _set_aside(path) if keep else None
+        _log(path).unlink(missing_ok=True)
         os.replace(new, path)
         fsync(path.parent)
     except (OSError, duckdb.IOException) as error:
-        raise TransientError(f"{new} cannot be written: {error}. The damaged database is as it was.") from error
+        raise TransientError(f"{new} cannot be written: {error}. The database is as it was.") from error
     finally:
         _remove(new)
-    return Repair(faults, kept)
+    return kept
+
+
+def damaged_copies(run_folder: Path) -> list[Path]:
+    """The databases that repairs set aside, with their logs, and one that was begun."""
+    path = database_path(run_folder)
+    return sorted([*path.parent.glob(f"{path.name}.damaged-*"), *path.parent.glob(f"{path.name}.new*")])
 
 
 @contextlib.contextmanager

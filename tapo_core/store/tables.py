@@ -39,6 +39,7 @@ Record = (
     | records.UpdateMetric
     | records.Evaluation
     | records.ColdStartExample
+    | records.Redaction
 )
 
 #: The columns that tell two rows of a table apart.
@@ -59,6 +60,7 @@ KEYS: dict[type[Any], tuple[str, ...]] = {
     records.UpdateMetric: ("run_id", "iteration", "optimizer_step", "name"),
     records.Evaluation: ("evaluation_id",),
     records.ColdStartExample: ("example_id",),
+    records.Redaction: ("redaction_id",),
 }
 
 

@@ -36,7 +36,7 @@ from tapo_core.store.ledger import (
     rewrite_ledger,
 )
 from tapo_core.store.migrate import apply_migrations, level_at, shipped_migrations
-from tapo_core.store.parents import check_parents
+from tapo_core.store.parents import check_not_redacted, check_parents
 from tapo_core.store.publish import Publisher
 from tapo_core.store.tables import Record
 from tapo_core.text import one_line
@@ -124,6 +124,7 @@ class StoreWriter:
             repeated = {batch.table.name: insert_batch(connection, batch) for batch in batches}
             for batch in batches:
                 check_parents(connection, batch.table, batch.incoming)
+                check_not_redacted(connection, batch.table, batch.incoming)
             _check_run(connection, run_id, batches)
             commit = append_commit(
                 connection,

@@ -30,6 +30,7 @@ from tapo_core.records import (
 )
 from tapo_core.replay import replay
 from tapo_core.store import lineage, load, query, verified_commits
+from tapo_core.store.redact import redact_query
 from tests.flows.conftest import Configure, StopAt
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -147,6 +148,19 @@ def test_a_cold_start_end_to_end_then_training_from_it(configure: Configure) -> 
     replayed = replay(folder)
     assert replayed.rows["cold_start_example"] == 9 + result["n_ift"]
     assert (replayed.differences, replayed.not_replayed) == ([], ["start", "supervised_fine_tuning"])
+
+    # An example of a query that is redacted is not shown again, and is no difference.
+    gone = load(folder, ColdStartExample, kind=ColdStartKind.IFT)[0].query_id
+    redact_query(folder, gone, "licence")
+    cold_start(config)
+    examples = [json.loads(line) for line in (folder / "cold_start" / "examples.jsonl").read_text().splitlines()]
+    assert {row["id"] for row in examples} == {
+        e.example_id for e in load(folder, ColdStartExample) if e.query_id != gone
+    }
+    replayed = replay(folder)
+    assert replayed.differences == []
+    assert replayed.rows["cold_start_example"] == 0, "the choice was among all"
+    assert replayed.n_redacted > 9 + result["n_ift"]
 
     with pytest.raises(ConfigError, match="is of the flow cold_start, not train"):
         train(config)

@@ -18,6 +18,7 @@ from tapo_core.progress import reporting
 from tapo_core.records import Query, Rollout, RolloutKind, RolloutTokens, SelectionDecision, Verification
 from tapo_core.replay import replay
 from tapo_core.store import load, verified_commits
+from tapo_core.store.redact import redact_query
 from tests.flows.conftest import Configure, StopAt
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -99,6 +100,16 @@ def test_every_query_is_judged_once_and_those_inside_are_published(configure: Co
 
     with pytest.raises(ConfigError, match=r"is of the flow zpd_filter, not train; choose another run\.name"):
         train(config)
+
+    # A query that is redacted leaves the set, also when its row is gone from the data.
+    gone = published[0]
+    redact_query(folder, gone["id"], "licence")
+    given.write_text("".join(json.dumps(row) + "\n" for row in [*rows, odd] if row["problem"] != gone["problem"]))
+    without = filter_training_set(config)
+    assert without == summary | {"n_kept": summary["n_kept"] - 1, "train_sha256": without["train_sha256"]}
+    assert [json.loads(line) for line in (folder / "zpd" / "train.jsonl").read_text().splitlines()] == published[1:]
+    replayed = replay(folder)
+    assert (replayed.differences, replayed.n_redacted) == ([], 3 * 4 + 1)
 
 
 def test_an_interrupted_filter_goes_on_where_it_stopped_bit_for_bit(configure: Configure) -> None:

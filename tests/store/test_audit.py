@@ -358,7 +358,7 @@ def _tapo(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
 def test_the_commands(run: Path) -> None:
     clean = _tapo("audit", "verify", "--run", str(run))
     assert (clean.returncode, clean.stderr) == (0, "")
-    assert "6 commits, 20 published files, 37 rows; 0 faults, 3 folders gone" in clean.stdout
+    assert "6 commits, 20 published files, 37 rows, 0 of them redacted; 0 faults, 3 folders gone" in clean.stdout
     _edit(run, f"UPDATE rollout SET text = 'x' WHERE rollout_id = '{ROLLOUTS[0]}'")
     found = _tapo("audit", "verify", "--json", "--run", str(run))
     assert found.returncode == 1
