@@ -60,6 +60,20 @@ def train(config_file: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(help="Folder of the run")],
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="So many iterations in all, instead of those of its configuration")
+    ] = None,
+) -> None:
+    """Go on with a run where it stopped, with the configuration in its store; no file is needed."""
+    _quiet_prefect()
+    from tapo_core.cli.runs import resume_with_progress
+
+    resume_with_progress(run, iterations)
+
+
+@app.command()
 def zpd(config_file: ConfigFile, overrides: Overrides = None) -> None:
     """Filter a training set: keep the queries that are neither too hard nor too easy for the model."""
     _quiet_prefect()

@@ -1,7 +1,9 @@
 """``tapo train``, ``eval``, ``zpd`` and ``cold-start``: the flows, with progress on the terminal."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 
@@ -11,6 +13,7 @@ from tapo_core.cli.reporter import RichReporter
 from tapo_core.cli.show import print_table
 from tapo_core.config import TapoConfig
 from tapo_core.progress import reporting
+from tapo_core.resume import resumable
 from tapo_core.session import Flow, Session
 from tapo_core.stages.start import check_inputs
 from tapo_core.stages.zpd_filter import filtered_set
@@ -60,6 +63,19 @@ def cold_start_with_progress(config: TapoConfig, again: str) -> None:
         f"model.path = {made['checkpoint']}",
     ):
         console.print(told, highlight=False, markup=False, soft_wrap=True)
+
+
+def resume_with_progress(run_folder: Path, iterations: int | None) -> None:
+    """Go on with a run, whatever flow it is of, with the configuration in its store."""
+    config, flow = resumable(run_folder, iterations)
+    again = shlex.join(["tapo", "resume", str(run_folder), *(["--iterations", str(iterations)] if iterations else [])])
+    match flow:
+        case "train":
+            train_with_progress(config, again)
+        case "zpd_filter":
+            filter_with_progress(config, again)
+        case "cold_start":
+            cold_start_with_progress(config, again)
 
 
 @contextmanager

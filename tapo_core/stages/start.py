@@ -181,8 +181,11 @@ def stored_flow(session: Session) -> Flow | None:
     """The flow that a run is of; None if it was not begun."""
     begun = session.find_commit(STAGE, 0)
     session.release_store()
-    if begun is None:
-        return None
+    return None if begun is None else flow_of(begun)
+
+
+def flow_of(begun: StageCommit) -> Flow:
+    """The flow of a run, from its first commit."""
     flow: Flow = begun.manifest.get("flow", _DEFAULT_FLOW)
     return flow
 

@@ -31,6 +31,7 @@ from tapo_core.records import (
     Verification,
 )
 from tapo_core.replay import Resampled, replay, resample
+from tapo_core.resume import resumable
 from tapo_core.steps import split_steps
 from tapo_core.store import load, query, verified_commits
 from tests.flows.conftest import Configure, StopAt, polled
@@ -147,7 +148,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped_bit_for_bit(configure: Conf
             train(broken)
         assert commits(broken)[-1] != stop
         verified_commits(broken.run_folder)
-    train(broken)
+    resumed, flow = resumable(broken.run_folder)
+    assert (resumed, flow) == (broken, "train")
+    train(resumed)
     assert commits(broken) == commits(whole)
     assert trajectories(broken) == trajectories(whole)
     weights = [config.run_folder / "policies/000002/hf/model.safetensors" for config in (whole, broken)]
