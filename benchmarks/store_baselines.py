@@ -114,7 +114,7 @@ class PlainParquet:
             "CREATE TABLE stage_commit (seq BIGINT, run_id UUID, iteration INTEGER, stage VARCHAR, manifest VARCHAR, "
             "row_counts VARCHAR, committed_at TIMESTAMP)"
         )
-        for statement in view_statements():
+        for _, statement in view_statements():
             self._connection.execute(statement)
 
     def ask(self, question: Question, ids: Mapping[str, str]) -> Answer:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import re
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tapo_core.errors import UserError
 from tapo_core.ids import canonical_json, iteration_of
 from tapo_core.store.commits import StageCommit
 from tapo_core.store.publish import TABLES_BY_NAME
-from tapo_core.store.snapshot import Wanted, open_reader, snapshot_commits
+from tapo_core.store.snapshot import open_reader, snapshot_commits
 from tapo_core.text import one_line, shortened
 
 #: The tables whose rows have a place in the lineage.
@@ -89,52 +90,41 @@ def lineage(run_folder: Path, id_or_prefix: str, *, max_depth: int = 8, max_edge
         UserError: no such id, or several; no run in the folder.
         IntegrityError: see `open_reader`.
     """
-    commits = snapshot_commits(run_folder)
-    kind, start_id, iterations = _find(run_folder, id_or_prefix)
-    if any("cold_start_example" in commit.row_counts for commit in commits):
-        iterations = {commit.iteration for commit in commits}
-    oldest = min(iterations) - max_depth - 1
-
-    def near(commit: StageCommit, table: str) -> bool:
-        if table == "policy_version":
-            return oldest <= commit.iteration <= max(iterations)
-        return commit.iteration in iterations or table == "query"
-
-    with contextlib.closing(open_reader(run_folder, wanted=near)) as connection:
-        connection.execute("CREATE TEMP TABLE edge AS SELECT * FROM lineage_edge")
-        up, more_up = _walk(connection, _UP, kind, start_id, max_depth, max_edges)
-        down, more_down = _walk(connection, _DOWN, kind, start_id, max_depth, max_edges)
-        ids = sorted({start_id, *(end for edge in (*up, *down) for end in (edge.child_id, edge.parent_id))})
-        nodes = {node.id: node for node in _nodes(connection, ids)}
-    return Lineage(nodes[start_id], up, down, nodes, more_up or more_down)
-
-
-def _find(run_folder: Path, id_or_prefix: str) -> tuple[str, str, set[int]]:
-    """Kind and id, and the iterations in which its story is."""
     digits = id_or_prefix.strip().lower().replace("-", "")
     if not re.fullmatch(rf"[0-9a-f]{{{_MIN_PREFIX},32}}", digits):
         raise UserError(
             f"{id_or_prefix!a} is no id: give a UUID, or {_MIN_PREFIX} or more of its first hexadecimal digits"
         )
-    found: list[tuple[str, str, int | None]] = []
-    if len(digits) == 32:  # an id says where its row is
-        there = iteration_of(digits)
-        found = _search(run_folder, digits, lambda commit, _: commit.iteration == there)
-    found = found or _search(run_folder, digits, None)
-    if not found:
-        raise UserError(f"nothing in this run has an id that begins with {id_or_prefix}")
-    if len(found) > 1:
-        candidates = ", ".join(f"{kind} {node_id}" for kind, node_id, _ in found[:10])
-        raise UserError(
-            f"{id_or_prefix} is the beginning of several ids: {candidates}{', ...' if len(found) > 10 else ''}"
-        )
-    kind, node_id, iteration = found[0]
-    if iteration is None:
-        return kind, node_id, _iterations_of_query(run_folder, node_id)
-    return kind, node_id, {iteration, iteration + 1} if kind == "policy_version" else {iteration}
+    with contextlib.ExitStack() as opened:
+        near: duckdb.DuckDBPyConnection | None = None
+        there = {iteration_of(digits)} if len(digits) == 32 else None  # an id says where its row is
+        found = []
+        if there is not None:
+            near = opened.enter_context(contextlib.closing(_open_near(run_folder, there, max_depth)))
+            found = _search(near, digits)
+        if not found:
+            everything = opened.enter_context(contextlib.closing(open_reader(run_folder, views=())))
+            found = _search(everything, digits)
+        kind, start_id, iteration = _only(found, id_or_prefix)
+        iterations = _iterations(run_folder, kind, start_id, iteration)
+        if near is None or iterations != there:
+            near = opened.enter_context(contextlib.closing(_open_near(run_folder, iterations, max_depth)))
+        return _story(near, kind, start_id, max_depth, max_edges)
 
 
-def _search(run_folder: Path, digits: str, wanted: Wanted | None) -> list[tuple[str, str, int | None]]:
+def _open_near(run_folder: Path, iterations: Collection[int], max_depth: int) -> duckdb.DuckDBPyConnection:
+    """A snapshot of what the story of something in these iterations can touch."""
+    oldest, newest = min(iterations) - max_depth - 1, max(iterations)
+
+    def near(commit: StageCommit, table: str) -> bool:
+        if table == "policy_version":
+            return oldest <= commit.iteration <= newest
+        return commit.iteration in iterations or table == "query"
+
+    return open_reader(run_folder, wanted=near, views=("verdict", "lineage_edge", "lineage_node"))
+
+
+def _search(connection: duckdb.DuckDBPyConnection, digits: str) -> list[tuple[str, str, int | None]]:
     """Kind, id and iteration (None for a query) of what has an id that begins so; eleven at most."""
     low, high = (str(uuid.UUID(digits.ljust(32, end))) for end in "0f")
     places = (
@@ -142,19 +132,45 @@ def _search(run_folder: Path, digits: str, wanted: Wanted | None) -> list[tuple[
         f"WHERE {key} BETWEEN $low AND $high"
         for name, key in ((name, TABLES_BY_NAME[name].key[0]) for name in _KINDS)
     )
-    with contextlib.closing(open_reader(run_folder, wanted=wanted)) as connection:
-        sql = f"{' UNION ALL '.join(places)} ORDER BY id LIMIT 11"
-        return connection.execute(sql, {"low": low, "high": high}).fetchall()
+    sql = f"{' UNION ALL '.join(places)} ORDER BY id LIMIT 11"
+    return connection.execute(sql, {"low": low, "high": high}).fetchall()
 
 
-def _iterations_of_query(run_folder: Path, query_id: str) -> set[int]:
-    """The iterations that sampled a query or decided on it, and, so that there is one, the first."""
+def _only(found: list[tuple[str, str, int | None]], id_or_prefix: str) -> tuple[str, str, int | None]:
+    if not found:
+        raise UserError(f"nothing in this run has an id that begins with {id_or_prefix}")
+    if len(found) > 1:
+        candidates = ", ".join(f"{kind} {node_id}" for kind, node_id, _ in found[:10])
+        raise UserError(
+            f"{id_or_prefix} is the beginning of several ids: {candidates}{', ...' if len(found) > 10 else ''}"
+        )
+    return found[0]
+
+
+def _iterations(run_folder: Path, kind: str, node_id: str, iteration: int | None) -> set[int]:
+    """The iterations in which the story of something is."""
+    commits = snapshot_commits(run_folder)
+    if any("cold_start_example" in commit.row_counts for commit in commits):
+        return {commit.iteration for commit in commits}
+    if iteration is not None:
+        return {iteration, iteration + 1} if kind == "policy_version" else {iteration}
+    # A query: where it was sampled or decided on, and, so that there is one, the first.
     sql = (
         "SELECT iteration FROM published_rollout WHERE query_id = $id "
         "UNION SELECT iteration FROM published_selection_decision WHERE subject_id = $id"
     )
-    with contextlib.closing(open_reader(run_folder)) as connection:
-        return {0, *(row[0] for row in connection.execute(sql, {"id": query_id}).fetchall())}
+    with contextlib.closing(open_reader(run_folder, views=())) as connection:
+        return {0, *(row[0] for row in connection.execute(sql, {"id": node_id}).fetchall())}
+
+
+def _story(connection: duckdb.DuckDBPyConnection, kind: str, start_id: str, max_depth: int, max_edges: int) -> Lineage:
+    """Both walks from one thing, and a line about each that is met."""
+    connection.execute("CREATE TEMP TABLE edge AS SELECT * FROM lineage_edge")
+    up, more_up = _walk(connection, _UP, kind, start_id, max_depth, max_edges)
+    down, more_down = _walk(connection, _DOWN, kind, start_id, max_depth, max_edges)
+    ids = sorted({start_id, *(end for edge in (*up, *down) for end in (edge.child_id, edge.parent_id))})
+    nodes = {node.id: node for node in _nodes(connection, ids)}
+    return Lineage(nodes[start_id], up, down, nodes, more_up or more_down)
 
 
 def _walk(
@@ -169,9 +185,10 @@ def _walk(
 
 
 def _nodes(connection: duckdb.DuckDBPyConnection, ids: list[str]) -> list[LineageNode]:
+    # As constants, which DuckDB looks for in each table before it makes a label of every row. (They come from the store.)
+    wanted = ", ".join(f"CAST('{uuid.UUID(node_id)}' AS UUID)" for node_id in ids)
     rows = connection.execute(
-        "SELECT kind, CAST(id AS VARCHAR), label FROM lineage_node WHERE id IN (SELECT CAST(unnest($ids) AS UUID))",
-        {"ids": ids},
+        f"SELECT kind, CAST(id AS VARCHAR), label FROM lineage_node WHERE id IN ({wanted})"
     ).fetchall()
     return [LineageNode(kind, node_id, one_line(label)) for kind, node_id, label in rows]
 

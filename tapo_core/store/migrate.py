@@ -105,13 +105,13 @@ def column_counts(level: int) -> dict[str, int]:
 
 
 @functools.cache
-def view_statements() -> tuple[str, ...]:
-    """The statements of all migrations that make views, in their order."""
+def view_statements() -> tuple[tuple[str, str], ...]:
+    """The statements of all migrations that make views, in their order, each with the name of its view."""
     statements = [s.query for m in shipped_migrations() for s in duckdb.extract_statements(m.sql)]
-    return tuple(text for text in statements if _is_about_a_view(text))
+    return tuple((match[1], text) for text in statements if (match := _view_of(text)))
 
 
-_is_about_a_view = re.compile(r"(\s|--[^\n]*\n)*(CREATE|DROP|ALTER)\s+(OR\s+REPLACE\s+)?VIEW\b").match
+_view_of = re.compile(r"(?:\s|--[^\n]*\n)*(?:CREATE|DROP|ALTER)\s+(?:OR\s+REPLACE\s+)?VIEW\s+(\w+)").match
 
 
 def utc_now() -> datetime.datetime:

@@ -5,7 +5,7 @@ reads exactly the files of the commits that were in the ledger when the snapshot
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -84,38 +84,45 @@ def open_reader(
     threads: int = 2,
     locked: bool = True,
     wanted: Wanted | None = None,
+    views: Collection[str] | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """A connection to a snapshot of a run: all that was committed when it was opened, and nothing later. Never waits.
 
     Its SQL sees the store's tables and views. It can neither change the store nor reach files, extensions, the network or
     Python's variables, nor (when `locked`) change settings. For a notebook: ``open_reader(folder).sql("...").df()``.
-    `wanted`: leave out the rows of other commits and tables, for who knows where to look in a large run.
+    `wanted`: leave out the rows of other commits and tables, for who knows where to look in a large run. `views`: make no
+    other views than these, for who knows what will be asked.
 
     Raises:
         UserError, IntegrityError: see `snapshot_commits`.
     """
     commits = snapshot_commits(run_folder)
+    if wanted is not None:
+        commits = [commit for commit in commits if any(wanted(commit, table) for table in commit.row_counts)]
     connection = duckdb.connect(config={**READER_CONFIG, "memory_limit": memory_limit, "threads": str(threads)})
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(connection.close)
         register_tables(connection, run_folder, commits, wanted=wanted)
-        create_views(connection)
+        create_views(connection, views=views)
         if locked:
             connection.execute("SET lock_configuration = true")
         on_failure.pop_all()
     return connection
 
 
-def create_views(connection: duckdb.DuckDBPyConnection, prefix: str = "published_") -> None:
-    """Make tables and views of what `register_tables` registered, in the connection's schema."""
+def create_views(
+    connection: duckdb.DuckDBPyConnection, prefix: str = "published_", views: Collection[str] | None = None
+) -> None:
+    """Make tables and views (all, or those named) of what `register_tables` registered, in the connection's schema."""
     for table in TABLES_BY_NAME.values():
         columns = ", ".join(f"CAST({c.name} AS {c.sql_type}) AS {c.name}" for c in table.columns)
         connection.execute(f"CREATE VIEW {table.name} AS SELECT {columns} FROM {prefix}{table.name}")
     connection.execute(
         f"CREATE VIEW stage_commit AS SELECT * REPLACE (CAST(run_id AS UUID) AS run_id) FROM {prefix}stage_commit"
     )
-    for statement in view_statements():
-        connection.execute(statement)
+    for name, statement in view_statements():
+        if views is None or name in views:
+            connection.execute(statement)
 
 
 def register_tables(
