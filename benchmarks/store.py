@@ -25,7 +25,7 @@ from store_baselines import Answer, JsonLines, PlainParquet, Rows, Sqlite, by_ta
 from store_questions import QUESTIONS, Question
 from synthetic_run import GROUP_SIZE, SyntheticRun, commit
 
-from tapo_core.store import Record, lineage, open_reader
+from tapo_core.store import Record, lineage, open_reader, verified_commits
 from tapo_core.store.connection import database_path, published_folder
 
 N_GROUPS = 250  #: in an iteration, of 8 rollouts each
@@ -59,7 +59,7 @@ class Clock:
     def __init__(self) -> None:
         self.wall = self.cpu = 0.0
 
-    def add(self, work: Callable[[Rows], None], rows: Rows) -> None:
+    def add(self, work: Callable[[Any], object], rows: Any) -> None:
         """Time one piece of work."""
         wall, cpu = time.perf_counter(), time.process_time()
         work(rows)
@@ -92,6 +92,27 @@ def ingest(systems: list[Any], run: SyntheticRun, n_iterations: int, n_groups: i
                 seen = Clock()
                 seen.wall, seen.cpu = now.wall, now.cpu
     return clocks
+
+
+def time_growth(folder: Path, small: Path, n_tokens: int, times: int = 5) -> None:
+    """The same iterations, one after the other, into a large store and into a small one: what size alone costs."""
+    last = max(commit.iteration for commit in verified_commits(folder))
+    runs = [(folder, SyntheticRun(n_tokens), last), (small, SyntheticRun(n_tokens), 0)]
+    for place, run, first in runs:
+        if first == 0:
+            commit(place, 0, "start", run.start())
+        run.reseed(last)
+    ratios: dict[str, list[float]] = {"wall": [], "CPU": []}
+    for number in range(1, times + 2):
+        clocks = [Clock(), Clock()]
+        for clock, (place, run, first) in zip(clocks, runs, strict=True):
+            for stage, records in run.stages(first + number, N_GROUPS):
+                clock.add(lambda records, at=(place, first + number, stage): commit(*at, records), records)  # type: ignore[misc]
+        if number > 1:  # the first iteration of a new store makes its first blocks
+            ratios["wall"].append(clocks[0].wall / clocks[1].wall)
+            ratios["CPU"].append(clocks[0].cpu / clocks[1].cpu)
+    told = ", ".join(f"{name} {statistics.median(values):.2f}" for name, values in ratios.items())
+    print(f"an iteration into this store beside the same into a new one, median of {times} ratios: {told}")
 
 
 def make_systems(folder: Path) -> list[Any]:
@@ -187,6 +208,7 @@ def main() -> int:
         chosen = random.Random(0).sample(every, 9)
         n_different = ask_all(systems, {"subject": chosen[0], "query": str(query)})
         time_lineage(run, chosen)
+        time_growth(run, folder / "small", options.tokens)
     return min(n_different, 1)
 
 

@@ -51,6 +51,10 @@ class SyntheticRun:
         self.queries = [self._query(n) for n in range(n_queries)]
         self.accuracy = {query.query_id: self._random.betavariate(1.2, 1.2) for query in self.queries}
 
+    def reseed(self, seed: int) -> None:
+        """Draw on as another run would."""
+        self._random.seed(seed)
+
     def _id(self, iteration: int = 0) -> str:
         """An id like those of a run: the hash of something, and the iteration."""
         return deterministic_id("synthetic", iteration=iteration, n=self._random.getrandbits(64))
