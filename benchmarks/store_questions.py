@@ -75,7 +75,7 @@ def _curves(t: Frames, _: Mapping[str, str]) -> DataFrame:
     metrics = t["update_metric"]
     loss = metrics[metrics["name"] == "loss"].groupby("iteration")["value"].mean()
     length = t["rollout"].groupby("iteration")["n_tokens"].mean()
-    return pandas.concat([total["sum"] / total["n"], loss, length], axis=1).reset_index()
+    return pandas.concat([total["sum"] / total["n"], loss, length], axis=1).sort_index().reset_index()
 
 
 def _why(t: Frames, ids: Mapping[str, str]) -> DataFrame:

@@ -22,6 +22,8 @@ _KINDS = (
     *("query", "policy_version", "rollout", "verification", "error_location", "correction", "selection_decision"),
     *("evaluation", "cold_start_example"),
 )
+#: What the SQL below asks.
+_ASKED = (*_KINDS, "advantage", "verdict", "lineage_edge", "lineage_node")
 _MIN_PREFIX = 6
 _LABEL_WIDTH = 100
 
@@ -103,7 +105,7 @@ def lineage(run_folder: Path, id_or_prefix: str, *, max_depth: int = 8, max_edge
             near = opened.enter_context(contextlib.closing(_open_near(run_folder, there, max_depth)))
             found = _search(near, digits)
         if not found:
-            everything = opened.enter_context(contextlib.closing(open_reader(run_folder, views=())))
+            everything = opened.enter_context(contextlib.closing(open_reader(run_folder, only=_KINDS)))
             found = _search(everything, digits)
         kind, start_id, iteration = _only(found, id_or_prefix)
         iterations = _iterations(run_folder, kind, start_id, iteration)
@@ -121,7 +123,7 @@ def _open_near(run_folder: Path, iterations: Collection[int], max_depth: int) ->
             return oldest <= commit.iteration <= newest
         return commit.iteration in iterations or table == "query"
 
-    return open_reader(run_folder, wanted=near, views=("verdict", "lineage_edge", "lineage_node"))
+    return open_reader(run_folder, wanted=near, only=_ASKED)
 
 
 def _search(connection: duckdb.DuckDBPyConnection, digits: str) -> list[tuple[str, str, int | None]]:
@@ -159,7 +161,7 @@ def _iterations(run_folder: Path, kind: str, node_id: str, iteration: int | None
         "SELECT iteration FROM published_rollout WHERE query_id = $id "
         "UNION SELECT iteration FROM published_selection_decision WHERE subject_id = $id"
     )
-    with contextlib.closing(open_reader(run_folder, views=())) as connection:
+    with contextlib.closing(open_reader(run_folder, only=_KINDS)) as connection:
         return {0, *(row[0] for row in connection.execute(sql, {"id": node_id}).fetchall())}
 
 

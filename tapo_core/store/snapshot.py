@@ -84,14 +84,14 @@ def open_reader(
     threads: int = 2,
     locked: bool = True,
     wanted: Wanted | None = None,
-    views: Collection[str] | None = None,
+    only: Collection[str] | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """A connection to a snapshot of a run: all that was committed when it was opened, and nothing later. Never waits.
 
     Its SQL sees the store's tables and views. It can neither change the store nor reach files, extensions, the network or
     Python's variables, nor (when `locked`) change settings. For a notebook: ``open_reader(folder).sql("...").df()``.
-    `wanted`: leave out the rows of other commits and tables, for who knows where to look in a large run. `views`: make no
-    other views than these, for who knows what will be asked.
+    `wanted`: leave out the rows of other commits and tables, for who knows where to look in a large run. `only`: make
+    no other tables and views than these, for who knows what will be asked.
 
     Raises:
         UserError, IntegrityError: see `snapshot_commits`.
@@ -102,8 +102,8 @@ def open_reader(
     connection = duckdb.connect(config={**READER_CONFIG, "memory_limit": memory_limit, "threads": str(threads)})
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(connection.close)
-        register_tables(connection, run_folder, commits, wanted=wanted)
-        create_views(connection, views=views)
+        register_tables(connection, run_folder, commits, wanted=wanted, only=only)
+        create_views(connection, only=only)
         if locked:
             connection.execute("SET lock_configuration = true")
         on_failure.pop_all()
@@ -111,17 +111,19 @@ def open_reader(
 
 
 def create_views(
-    connection: duckdb.DuckDBPyConnection, prefix: str = "published_", views: Collection[str] | None = None
+    connection: duckdb.DuckDBPyConnection, prefix: str = "published_", only: Collection[str] | None = None
 ) -> None:
     """Make tables and views (all, or those named) of what `register_tables` registered, in the connection's schema."""
     for table in TABLES_BY_NAME.values():
+        if only is not None and table.name not in only:
+            continue
         columns = ", ".join(f"CAST({c.name} AS {c.sql_type}) AS {c.name}" for c in table.columns)
         connection.execute(f"CREATE VIEW {table.name} AS SELECT {columns} FROM {prefix}{table.name}")
     connection.execute(
         f"CREATE VIEW stage_commit AS SELECT * REPLACE (CAST(run_id AS UUID) AS run_id) FROM {prefix}stage_commit"
     )
     for name, statement in view_statements():
-        if views is None or name in views:
+        if only is None or name in only:
             connection.execute(statement)
 
 
@@ -131,12 +133,15 @@ def register_tables(
     commits: Sequence[StageCommit],
     prefix: str = "published_",
     wanted: Wanted | None = None,
+    only: Collection[str] | None = None,
 ) -> None:
     """Let a connection see ``<prefix><table>`` for each table, ids as text, rows in the order of the commits.
 
     Files from before a migration that added columns read as NULL there.
     """
     for table in TABLES_BY_NAME.values():
+        if only is not None and table.name not in only:
+            continue
         chosen = commits if wanted is None else [commit for commit in commits if wanted(commit, table.name)]
         files = pyarrow.dataset.FileSystemDataset.from_paths(
             published_files(run_folder, chosen, table.name),
