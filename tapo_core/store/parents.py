@@ -75,19 +75,43 @@ def check_parents(connection: duckdb.DuckDBPyConnection, table: Table, incoming:
     Raises:
         IntegrityError: naming the child, the column and the id that is nowhere.
     """
+    near = _same_iterations(connection, table, incoming)
     for parent in PARENTS[table.record_class]:
         parent_table = TABLES[parent.record_class]
-        (parent_key,) = parent_table.key
-        orphan = connection.execute(
-            f"SELECT {parent.column}, {', '.join(table.key)} FROM {incoming} AS child "
-            f"WHERE {parent.column} IS NOT NULL AND {parent.condition} AND NOT EXISTS "
-            f"(SELECT 1 FROM {parent_table.name} AS parent WHERE parent.{parent_key} = child.{parent.column}) LIMIT 1"
-        ).fetchone()
+        # Most parents are of the same iteration, which is at one place in the table; only what is not there is looked for
+        # everywhere, so that a commit into a large store does not read all of it.
+        orphan = None
+        for where in (near if "iteration" in parent_table.column_names else None, "true"):
+            if where is not None:
+                orphan = _orphan(connection, table, incoming, parent, where)
+                if orphan is None:
+                    break
         if orphan is not None:
             key = ", ".join(f"{name}={value}" for name, value in zip(table.key, orphan[1:], strict=True))
             raise IntegrityError(
                 f"{table.name} ({key}): {parent.column} {orphan[0]} is not in {parent_table.name}. Nothing was written."
             )
+
+
+def _same_iterations(connection: duckdb.DuckDBPyConnection, table: Table, incoming: str) -> str | None:
+    """A condition that holds for parents of the iterations of the incoming rows; None if there is no telling."""
+    if "iteration" not in table.column_names:
+        return None
+    ((low, high),) = connection.execute(f"SELECT min(iteration), max(iteration) FROM {incoming}").fetchall()
+    return None if low is None else f"parent.iteration BETWEEN {low} AND {high}"
+
+
+def _orphan(
+    connection: duckdb.DuckDBPyConnection, table: Table, incoming: str, parent: Parent, where: str
+) -> tuple[Any, ...] | None:
+    """The id that is not there and the key of the row that names it, for one incoming row without a parent `where` it holds."""
+    parent_table = TABLES[parent.record_class]
+    (parent_key,) = parent_table.key
+    return connection.execute(
+        f"SELECT {parent.column}, {', '.join(table.key)} FROM {incoming} AS child "
+        f"WHERE {parent.column} IS NOT NULL AND {parent.condition} AND NOT EXISTS "
+        f"(SELECT 1 FROM {parent_table.name} AS parent WHERE parent.{parent_key} = child.{parent.column} AND {where}) LIMIT 1"
+    ).fetchone()
 
 
 #: How a new row is known to be about a query, in tables whose rows have texts or go into training.
