@@ -53,6 +53,14 @@ def _reporting_bar(report: Callable[[int], None]) -> Any:
     return Bar
 
 
+def _drop_cache(worker: Any) -> None:
+    """Let go of a worker's key-value cache. vLLM keeps the layers that hold it reachable after their engine is gone."""
+    runner = worker.model_runner
+    runner.kv_caches.clear()
+    for layer in runner.vllm_config.compilation_config.static_forward_context.values():
+        layer.kv_cache = None
+
+
 class VllmSampler:
     """`Sampler` over one in-process vLLM engine (see `engines.protocols.Sampler`)."""
 
@@ -156,6 +164,8 @@ class VllmSampler:
         """Free the engine."""
         self._policy_version_id = None
         if self._engine is not None:
+            if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0":  # else it dies with the engine's own process
+                self._engine.collective_rpc(_drop_cache)
             self._engine = None
             import gc
 
