@@ -8,7 +8,7 @@ import duckdb
 import pyarrow
 
 from tapo_core.errors import IntegrityError
-from tapo_core.ids import digest
+from tapo_core.ids import digest, iteration_of
 from tapo_core.store.rows import keys_and_digests, select_list, to_arrow
 from tapo_core.store.tables import TABLES, Record, Table
 
@@ -41,6 +41,18 @@ def _batch(table: Table, records: Sequence[Record]) -> Batch:
     keys = list(digests)
     order = sorted(range(len(keys)), key=keys.__getitem__)
     return Batch(table, rows.take([kept[i] for i in order]), {keys[i]: digests[keys[i]] for i in order})
+
+
+def _check_iterations(batch: Batch) -> None:
+    """An id belongs to one iteration, so that whether it is in the store is known without reading the other iterations."""
+    column = batch.table.key[0]
+    ids, iterations = batch.rows[column].to_pylist(), batch.rows["iteration"].to_pylist()
+    for whole_id, iteration in zip(ids, iterations, strict=True):
+        if iteration_of(whole_id) != iteration:
+            raise IntegrityError(
+                f"{batch.table.name}: {column} {whole_id} names iteration {iteration_of(whole_id)} (its last six digits) and its "
+                f"row says iteration {iteration}; make it with `deterministic_id(…, iteration=…)`. Nothing was written."
+            )
 
 
 def _contradiction(
@@ -88,14 +100,20 @@ def insert_batch(connection: duckdb.DuckDBPyConnection, batch: Batch) -> set[tup
     """Insert the rows that are not there yet; those that are must be the same. Returns the keys that were there.
 
     Raises:
-        IntegrityError: for a key that is there with different content.
+        IntegrityError: for a key that is there with different content, or an id that names another iteration than its row.
     """
     table = batch.table
+    if table.key_names_iteration:
+        _check_iterations(batch)
     connection.register("handed_in", batch.rows)
     casts = ", ".join(f"CAST({column.name} AS {column.sql_type}) AS {column.name}" for column in table.columns)
     connection.execute(f"CREATE TEMP TABLE {batch.incoming} AS SELECT {casts} FROM handed_in")
     connection.unregister("handed_in")
     same_key = " AND ".join(f"incoming.{name} = stored.{name}" for name in table.key)
+    if "iteration" in table.column_names:
+        # No row of another iteration has the key (`_check_iterations`), and DuckDB then reads no other iteration's chunks.
+        ((low, high),) = connection.execute(f"SELECT min(iteration), max(iteration) FROM {batch.incoming}").fetchall()
+        same_key += f" AND stored.iteration BETWEEN {low} AND {high}"
     key_columns = ", ".join(f"CAST({name} AS VARCHAR)" if name.endswith("_id") else name for name in table.key)
     inserted = connection.execute(
         f"INSERT INTO {table.name} SELECT * FROM {batch.incoming} AS incoming "

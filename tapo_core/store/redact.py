@@ -321,7 +321,7 @@ def _stored_rows(connection: duckdb.DuckDBPyConnection, stored: _Stored) -> pyar
     """The rows of the database with the keys of a published file's redacted rows, or some of them."""
     first = stored.table.key[0]
     sql = f"SELECT {select_list(stored.table)} FROM {stored.table.name} WHERE CAST({first} AS VARCHAR) IN (SELECT unnest($keys))"
-    return connection.execute(sql, {"keys": sorted({str(key[0]) for key in stored.keys})}).to_arrow_table()
+    return connection.sql(sql, params={"keys": sorted({str(key[0]) for key in stored.keys})}).to_arrow_table()
 
 
 def check_finished(run_folder: Path) -> None:

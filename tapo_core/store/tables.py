@@ -88,6 +88,11 @@ class Table:
         """Names in the table's order."""
         return tuple(column.name for column in self.columns)
 
+    @property
+    def key_names_iteration(self) -> bool:
+        """Whether its key begins with an id that ends with the row's own iteration (`ids.deterministic_id`)."""
+        return "iteration" in self.column_names and "iteration" not in self.key
+
 
 def _column(name: str, hint: Any) -> Column:
     nullable = isinstance(hint, UnionType) and NoneType in get_args(hint)

@@ -7,7 +7,7 @@ from typing import Any
 
 from small_run import CONFIG_DIGEST, Stage, stages
 
-from tapo_core.ids import deterministic_id, sha256_text
+from tapo_core.ids import deterministic_id, iteration_of, sha256_text
 from tapo_core.records import Config, Query, Run
 from tapo_core.store import Record, StageCommit, StoreWriter
 
@@ -28,7 +28,7 @@ def _of_run(name: str, record: Any, shared: set[str]) -> Any:
     if isinstance(record, Config):
         return Config(CONFIG_DIGEST, f'{{"run":{{"name":"{name}"}}}}')
     ids = {
-        field.name: deterministic_id("of_run", run=name, id=value)
+        field.name: deterministic_id("of_run", iteration=iteration_of(value), run=name, id=value)
         for field in dataclasses.fields(record)
         if field.name.endswith("_id") and (value := getattr(record, field.name)) is not None and value not in shared
     }

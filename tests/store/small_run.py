@@ -40,11 +40,11 @@ from tapo_core.store import Record, StageCommit, StoreWriter
 RUN_ID = deterministic_id("run", name="small")
 CONFIG_DIGEST = sha256_text("{}")
 QUERY_ID = deterministic_id("query", n=0)
-VERSIONS = [deterministic_id("policy_version", n=n) for n in range(2)]
-ROLLOUTS = [deterministic_id("rollout", k=k) for k in range(4)]
-EVALUATION_ROLLOUT = deterministic_id("rollout", why="evaluation")
-CORRECTION_ID = deterministic_id("correction", k=2)
-ERROR_LOCATION_ID = deterministic_id("error_location", k=2)
+VERSIONS = [deterministic_id("policy_version", iteration=n) for n in range(2)]
+ROLLOUTS = [deterministic_id("rollout", iteration=1, k=k) for k in range(4)]
+EVALUATION_ROLLOUT = deterministic_id("rollout", iteration=1, why="evaluation")
+CORRECTION_ID = deterministic_id("correction", iteration=1, k=2)
+ERROR_LOCATION_ID = deterministic_id("error_location", iteration=1, k=2)
 
 WRONG_TEXT = "7 + 12 = 18. The answer is 18."
 TOKEN_IDS = [4, 5]
@@ -71,7 +71,9 @@ def many_queries(stage: int, count: int) -> list[Record]:
 def many_rows(stage: int, count: int) -> list[Record]:
     """Rows of several tables that no other stage has: what a small stage of a run writes."""
     rollouts = [
-        make_rollout(k, f"{stage}.{k} says 19.", rollout_id=deterministic_id("rollout", stage=stage, row=k))
+        make_rollout(
+            k, f"{stage}.{k} says 19.", rollout_id=deterministic_id("rollout", iteration=1, stage=stage, row=k)
+        )
         for k in range(count)
     ]
     tokens = [make_tokens(rollout.rollout_id) for rollout in rollouts]
@@ -118,7 +120,7 @@ def make_verification(
 ) -> Verification:
     unknown = outcome is VerificationOutcome.UNKNOWN
     return Verification(
-        verification_id=deterministic_id("verification", subject=subject_id),
+        verification_id=deterministic_id("verification", iteration=1, subject=subject_id),
         run_id=RUN_ID,
         iteration=1,
         subject_kind=kind,
@@ -135,7 +137,7 @@ def make_verification(
 
 
 def make_decision(subject_kind: SubjectKind, subject_id: str, selected: bool, reason: str) -> SelectionDecision:
-    decision_id = deterministic_id("decision", subject=subject_id)
+    decision_id = deterministic_id("decision", iteration=1, subject=subject_id)
     return SelectionDecision(decision_id, RUN_ID, 1, subject_kind, subject_id, selected, reason, 2, 1, 1)
 
 
@@ -269,7 +271,7 @@ def evaluate_records() -> list[Record]:
         rollout,
         make_verification(EVALUATION_ROLLOUT, VerificationOutcome.NO_ANSWER, None),
         Evaluation(
-            evaluation_id=deterministic_id("evaluation", n=1),
+            evaluation_id=deterministic_id("evaluation", iteration=1, n=1),
             run_id=RUN_ID,
             iteration=1,
             policy_version_id=VERSIONS[1],
@@ -294,7 +296,7 @@ def cold_start_records() -> list[Record]:
 
 
 def make_example(kind: ColdStartKind, subject_id: str) -> ColdStartExample:
-    example_id = deterministic_id("cold_start_example", subject=subject_id)
+    example_id = deterministic_id("cold_start_example", iteration=1, subject=subject_id)
     return ColdStartExample(example_id, RUN_ID, 1, kind, subject_id, QUERY_ID, 2, sha256_text(subject_id))
 
 

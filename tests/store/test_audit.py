@@ -191,11 +191,13 @@ def test_rows_taken_out_put_in_and_doubled_are_named(run: Path) -> None:
         f"INSERT INTO rollout SELECT * REPLACE ('{stranger}' AS rollout_id) FROM rollout WHERE rollout_id = '{ROLLOUTS[0]}'",
         f"INSERT INTO rollout FROM rollout WHERE rollout_id = '{ROLLOUTS[2]}'",
     )
-    assert sorted(_lines(run)) == [
-        f"added: database: rollout (rollout_id={stranger}): no commit has this row",
-        f"added: database: rollout (rollout_id={ROLLOUTS[2]}): the row is there twice",
-        f"missing: database: rollout (rollout_id={ROLLOUTS[1]}): commit 2 has this row",
-    ]
+    assert sorted(_lines(run)) == sorted(
+        [
+            f"added: database: rollout (rollout_id={stranger}): no commit has this row",
+            f"added: database: rollout (rollout_id={ROLLOUTS[2]}): the row is there twice",
+            f"missing: database: rollout (rollout_id={ROLLOUTS[1]}): commit 2 has this row",
+        ]
+    )
 
 
 def test_values_that_the_store_would_have_refused_are_named(run: Path) -> None:

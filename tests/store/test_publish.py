@@ -245,7 +245,7 @@ def test_columns_of_a_later_migration_read_as_null(
     missing = ("policy_version_id", "reference_rollout_id", "prompt_version", "prompt_sha256", "agreement", "votes")
     assert location == changed(written, **dict.fromkeys(missing))
     assert verify(tmp_path).faults == []
-    other = dataclasses.replace(written, error_location_id=deterministic_id("error_location", n=9))
+    other = dataclasses.replace(written, error_location_id=deterministic_id("error_location", iteration=1, n=9))
     commit(tmp_path, Stage(2, "located", [other]))
     assert [row.votes for row in load(tmp_path, ErrorLocation, error_location_id=other.error_location_id)] == [
         other.votes

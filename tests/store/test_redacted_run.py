@@ -114,7 +114,7 @@ def test_a_redaction_of_what_is_no_text_is_found(worded: Path) -> None:
     now = read_published(published_file(worded, first, "verification"), TABLES[Verification]).digests
     for columns in ('["reward","outcome"]', '["gold"]'):
         forged = Redaction(
-            redaction_id=deterministic_id("redaction", columns=columns),
+            redaction_id=deterministic_id("redaction", iteration=1, columns=columns),
             run_id=RUN_ID,
             iteration=1,
             query_id=QUERY_ID,
@@ -274,7 +274,7 @@ def test_nothing_is_redacted_while_the_run_is_in_use(worded: Path) -> None:
 def test_a_stage_that_commits_just_before_the_decision_is_redacted_too(
     worded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    late = make_rollout(7, "7 + 12 = 19", rollout_id=deterministic_id("rollout", n="late"))
+    late = make_rollout(7, "7 + 12 = 19", rollout_id=deterministic_id("rollout", iteration=1, n="late"))
     tokens = changed(make_tokens(late.rollout_id), prompt_token_ids=PROMPT)
     plan, seen = redact._plan, []
 
@@ -292,9 +292,9 @@ def test_a_stage_that_commits_just_before_the_decision_is_redacted_too(
 
 
 def test_a_stage_that_was_at_work_cannot_bring_the_text_back(redacted: Path) -> None:
-    late = make_rollout(7, "7 + 12 = 19", rollout_id=deterministic_id("rollout", n="late"))
+    late = make_rollout(7, "7 + 12 = 19", rollout_id=deterministic_id("rollout", iteration=1, n="late"))
     location = next(record for record in correct_records() if isinstance(record, ErrorLocation))
-    for record in (late, changed(location, error_location_id=deterministic_id("location", n="late"))):
+    for record in (late, changed(location, error_location_id=deterministic_id("location", iteration=1, n="late"))):
         with pytest.raises(IntegrityError, match=f"query {QUERY_ID} was redacted meanwhile"):
             commit(redacted, Stage(2, "late", [record]))
     with pytest.raises(IntegrityError, match="with different content in: text"):

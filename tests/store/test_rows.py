@@ -10,9 +10,10 @@ import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_run import QUERY_ID, RUN_ID, changed, make_query, make_rollout, make_tokens, start_records
+from small_run import QUERY_ID, ROLLOUTS, RUN_ID, changed, make_query, make_rollout, make_tokens, start_records
 
 from tapo_core.errors import IntegrityError
+from tapo_core.ids import iteration_of
 from tapo_core.records import RolloutTokens, Run, TokenRole, VerificationOutcome
 from tapo_core.store import content_digest
 from tapo_core.store.batches import insert_batch, make_batches
@@ -45,7 +46,13 @@ def _records(table: Table) -> st.SearchStrategy[Any]:
     if "outcome" in columns:  # the one rule between columns: unknown has no reward, everything else has one
         columns["outcome"] = st.sampled_from([o for o in VerificationOutcome if o is not VerificationOutcome.UNKNOWN])
         columns["reward"] = st.sampled_from([0.0, 1.0])
-    return st.builds(table.record_class, **columns)
+    records = st.builds(table.record_class, **columns)
+    return records.map(lambda record: _of_iteration(table, record)) if table.key_names_iteration else records
+
+
+def _of_iteration(table: Table, record: Any) -> Any:
+    """The record, of the iteration that its id names."""
+    return changed(record, iteration=iteration_of(getattr(record, table.key[0])))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +91,7 @@ def test_records_come_back_equal(connection: duckdb.DuckDBPyConnection, table: T
 
 
 def test_logprobs_are_rounded_to_float32(connection: duckdb.DuckDBPyConnection) -> None:
-    tokens = changed(make_tokens(QUERY_ID), logprobs_T=[-0.1, -1e-3])
+    tokens = changed(make_tokens(ROLLOUTS[0]), logprobs_T=[-0.1, -1e-3])
     (found,) = _through_the_database(connection, TABLES[RolloutTokens], [tokens])
     assert found.logprobs_T == [struct.unpack("f", struct.pack("f", value))[0] for value in (-0.1, -1e-3)]
 

@@ -49,7 +49,7 @@ from tapo_core.store.connection import database_path, ledger_path
 from tapo_core.store.reader import open_database
 from tapo_core.store.tables import TABLES
 
-NOWHERE = deterministic_id("nothing", n=0)
+NOWHERE = deterministic_id("nothing", iteration=1)
 
 
 def _row_counts(run_folder: Path) -> dict[str, int]:
@@ -221,6 +221,13 @@ def small_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_rows_of_another_run_are_refused(small_start: Path) -> None:
     with pytest.raises(IntegrityError, match=f"query: a stage of run {RUN_ID} hands in rows of run {NOWHERE}"):
         commit(small_start, Stage(1, "queries", [changed(make_query(NOWHERE), run_id=NOWHERE)]))
+
+
+def test_an_id_of_another_iteration_is_refused(small_start: Path) -> None:
+    rollout = make_rollout(0, "19", rollout_id=deterministic_id("rollout", iteration=2, k=0))
+    for record in (rollout, make_tokens(rollout.rollout_id)):
+        with pytest.raises(IntegrityError, match=rf"_id {rollout.rollout_id} names iteration 2 .* says iteration 1"):
+            commit(small_start, Stage(1, "sample", [record]))
 
 
 def test_run_must_be_there(tmp_path: Path) -> None:

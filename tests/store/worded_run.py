@@ -64,7 +64,9 @@ def build_worded_run(folder: Path) -> None:
     """All stages of the small run, and a rollout of another query, which must stay as it is."""
     for stage in stages():
         commit(folder, _worded(stage))
-    other = changed(make_rollout(0, "5 + 3 = 8", rollout_id=deterministic_id("rollout", n="other")), query_id=OTHER_ID)
+    other = changed(
+        make_rollout(0, "5 + 3 = 8", rollout_id=deterministic_id("rollout", iteration=1, n="other")), query_id=OTHER_ID
+    )
     commit(folder, Stage(1, "other", [other]))
 
 
