@@ -7,6 +7,7 @@ from it which files belong to a snapshot, and a repair takes from it what the ro
 
 import json
 import logging
+import operator
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -48,10 +49,10 @@ class LedgerEntry:
         """The whole commit; None in a line of an old ledger."""
         if self.migration is None:
             return None
-        return StageCommit(**{name: getattr(self, name) for name in _COMMIT_FIELDS})
+        return StageCommit(*_commit_values(self))
 
 
-_COMMIT_FIELDS = [field.name for field in fields(StageCommit)]
+_commit_values = operator.attrgetter(*(field.name for field in fields(StageCommit)))
 
 
 def ledger_entry(commit: StageCommit, migration: int) -> LedgerEntry:

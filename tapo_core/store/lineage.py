@@ -13,8 +13,10 @@ import duckdb
 from tapo_core.errors import UserError
 from tapo_core.ids import canonical_json, iteration_of
 from tapo_core.store.commits import StageCommit
+from tapo_core.store.connection import ledger_path
+from tapo_core.store.ledger import read_ledger
 from tapo_core.store.publish import TABLES_BY_NAME
-from tapo_core.store.snapshot import open_reader, snapshot_commits
+from tapo_core.store.snapshot import open_reader
 from tapo_core.text import one_line, shortened
 
 #: The tables whose rows have a place in the lineage.
@@ -26,6 +28,7 @@ _KINDS = (
 _ASKED = (*_KINDS, "advantage", "verdict", "lineage_edge", "lineage_node")
 _MIN_PREFIX = 6
 _LABEL_WIDTH = 100
+_FEW_ITERATIONS = 2  #: whose rows surely fit into memory
 
 # What a trajectory came from and what came of it was committed in its own iteration and, below a policy version, in the next
 # one. Three things reach further: queries; the parents of policy versions; and examples of a cold start, made of rollouts of
@@ -103,10 +106,10 @@ def lineage(run_folder: Path, id_or_prefix: str, *, max_depth: int = 8, max_edge
         found = []
         if there is not None:
             near = opened.enter_context(contextlib.closing(_open_near(run_folder, there, max_depth)))
-            found = _search(near, digits)
+            found = _search(near, digits, "")
         if not found:
             everything = opened.enter_context(contextlib.closing(open_reader(run_folder, only=_KINDS)))
-            found = _search(everything, digits)
+            found = _search(everything, digits, "published_")  # whose ids are text, and need no cast to be compared
         kind, start_id, iteration = _only(found, id_or_prefix)
         iterations = _iterations(run_folder, kind, start_id, iteration)
         if near is None or iterations != there:
@@ -123,14 +126,14 @@ def _open_near(run_folder: Path, iterations: Collection[int], max_depth: int) ->
             return oldest <= commit.iteration <= newest
         return commit.iteration in iterations or table == "query"
 
-    return open_reader(run_folder, wanted=near, only=_ASKED)
+    return open_reader(run_folder, wanted=near, only=_ASKED, in_memory=len(iterations) <= _FEW_ITERATIONS)
 
 
-def _search(connection: duckdb.DuckDBPyConnection, digits: str) -> list[tuple[str, str, int | None]]:
+def _search(connection: duckdb.DuckDBPyConnection, digits: str, prefix: str) -> list[tuple[str, str, int | None]]:
     """Kind, id and iteration (None for a query) of what has an id that begins so; eleven at most."""
     low, high = (str(uuid.UUID(digits.ljust(32, end))) for end in "0f")
     places = (
-        f"SELECT '{name}', {key} AS id, {'NULL' if name == 'query' else 'iteration'} FROM published_{name} "
+        f"SELECT '{name}', CAST({key} AS VARCHAR) AS id, {'NULL' if name == 'query' else 'iteration'} FROM {prefix}{name} "
         f"WHERE {key} BETWEEN $low AND $high"
         for name, key in ((name, TABLES_BY_NAME[name].key[0]) for name in _KINDS)
     )
@@ -151,9 +154,9 @@ def _only(found: list[tuple[str, str, int | None]], id_or_prefix: str) -> tuple[
 
 def _iterations(run_folder: Path, kind: str, node_id: str, iteration: int | None) -> set[int]:
     """The iterations in which the story of something is."""
-    commits = snapshot_commits(run_folder)
-    if any("cold_start_example" in commit.row_counts for commit in commits):
-        return {commit.iteration for commit in commits}
+    entries = read_ledger(ledger_path(run_folder))
+    if any("cold_start_example" in (entry.row_counts or {}) for entry in entries):
+        return {entry.iteration for entry in entries}
     if iteration is not None:
         return {iteration, iteration + 1} if kind == "policy_version" else {iteration}
     # A query: where it was sampled or decided on, and, so that there is one, the first.

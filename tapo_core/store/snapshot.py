@@ -85,13 +85,15 @@ def open_reader(
     locked: bool = True,
     wanted: Wanted | None = None,
     only: Collection[str] | None = None,
+    in_memory: bool = False,
 ) -> duckdb.DuckDBPyConnection:
     """A connection to a snapshot of a run: all that was committed when it was opened, and nothing later. Never waits.
 
     Its SQL sees the store's tables and views. It can neither change the store nor reach files, extensions, the network or
     Python's variables, nor (when `locked`) change settings. For a notebook: ``open_reader(folder).sql("...").df()``.
     `wanted`: leave out the rows of other commits and tables, for who knows where to look in a large run. `only`: make
-    no other tables and views than these, for who knows what will be asked.
+    no other tables and views than these, for who knows what will be asked. `in_memory`: read all of it now, for who asks
+    much of little.
 
     Raises:
         UserError, IntegrityError: see `snapshot_commits`.
@@ -103,7 +105,7 @@ def open_reader(
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(connection.close)
         register_tables(connection, run_folder, commits, wanted=wanted, only=only)
-        create_views(connection, only=only)
+        create_views(connection, only=only, in_memory=in_memory)
         if locked:
             connection.execute("SET lock_configuration = true")
         on_failure.pop_all()
@@ -111,14 +113,21 @@ def open_reader(
 
 
 def create_views(
-    connection: duckdb.DuckDBPyConnection, prefix: str = "published_", only: Collection[str] | None = None
+    connection: duckdb.DuckDBPyConnection,
+    prefix: str = "published_",
+    only: Collection[str] | None = None,
+    in_memory: bool = False,
 ) -> None:
-    """Make tables and views (all, or those named) of what `register_tables` registered, in the connection's schema."""
+    """Make tables and views (all, or those named) of what `register_tables` registered, in the connection's schema.
+
+    `in_memory`: the rows are copied into DuckDB's own tables now, and not read from the files by each question.
+    """
     for table in TABLES_BY_NAME.values():
         if only is not None and table.name not in only:
             continue
         columns = ", ".join(f"CAST({c.name} AS {c.sql_type}) AS {c.name}" for c in table.columns)
-        connection.execute(f"CREATE VIEW {table.name} AS SELECT {columns} FROM {prefix}{table.name}")
+        kind = "TABLE" if in_memory else "VIEW"
+        connection.execute(f"CREATE {kind} {table.name} AS SELECT {columns} FROM {prefix}{table.name}")
     connection.execute(
         f"CREATE VIEW stage_commit AS SELECT * REPLACE (CAST(run_id AS UUID) AS run_id) FROM {prefix}stage_commit"
     )
