@@ -57,7 +57,7 @@ def test_looking_near_finds_what_looking_everywhere_finds(run_folder: Path, monk
     assert len(chosen) == 8  # kinds
     near = [lineage(run_folder, subject) for subject in chosen]
     module = importlib.import_module("tapo_core.store.lineage")
-    monkeypatch.setattr(module, "open_reader", lambda folder, wanted=None, only=None: open_reader(folder))
+    monkeypatch.setattr(module, "open_reader", lambda folder, **_narrower: open_reader(folder))
     everywhere = [lineage(run_folder, subject) for subject in chosen]
     assert near == everywhere
     assert any(len(found.nodes) > 100 for found in near)
