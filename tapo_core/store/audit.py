@@ -306,7 +306,8 @@ class _Audit:
             for batch in reader:
                 found = pyarrow.Table.from_batches([batch])
                 by_width = {
-                    width: row_digests(_narrow(table, width), found) for width in {*widths.values(), len(table.columns)}
+                    width: row_digests(table.first_columns(width), found)
+                    for width in {*widths.values(), len(table.columns)}
                 }
                 for index, (key, row_digest) in enumerate(by_width[len(table.columns)]):
                     if key in rest:
@@ -392,10 +393,6 @@ class _Audit:
                     "it differs from the database, and neither gives the commit's digest",
                     **where,
                 )
-
-
-def _narrow(table: Table, width: int) -> Table:
-    return Table(table.record_class, table.name, table.key, table.columns[:width])
 
 
 def _key_text(table: Table, key: Key) -> str:

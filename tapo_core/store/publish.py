@@ -20,7 +20,7 @@ database, held against the content digest.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -59,7 +59,7 @@ def _place(commit: StageCommit, table: str) -> str:
 
 def table_at(table: Table, level: int) -> Table:
     """A table as it was after a migration: without the columns that came later."""
-    return replace(table, columns=table.columns[: column_counts(level)[table.name]])
+    return table.first_columns(column_counts(level)[table.name])
 
 
 def file_metadata(commit: StageCommit, repeated: Sequence[tuple[Key, str]]) -> dict[str, str]:

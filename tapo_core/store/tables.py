@@ -88,6 +88,10 @@ class Table:
         """Names in the table's order."""
         return tuple(column.name for column in self.columns)
 
+    def first_columns(self, count: int) -> "Table":
+        """The table without the columns that came later."""
+        return dataclasses.replace(self, columns=self.columns[:count])
+
     @property
     def key_names_iteration(self) -> bool:
         """Whether its key begins with an id that ends with the row's own iteration (`ids.deterministic_id`)."""
