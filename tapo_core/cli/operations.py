@@ -118,6 +118,7 @@ def up(
         os.environ.update(place.settings())
         _bring_up_server(place, server, timeout)
         from flows import operations
+        from flows.repair import POOL
 
         runs = worker.process is not None
         done = operations.prepare_server(
@@ -127,7 +128,7 @@ def up(
             typer.echo(line)
         if not runs:
             name = f"tapo-{socket.gethostname()}"
-            command = ["worker", "start", "--pool", operations.POOL, "--type", "process", "--name", name]
+            command = ["worker", "start", "--pool", POOL, "--type", "process", "--name", name]
             process = worker.start([sys.executable, "-m", "prefect", *command], place.env(), Path.cwd())
             typer.echo(f"worker started (PID {process.pid})")
             _wait(lambda: _worker_is_heard(place, name), worker, timeout)
