@@ -5,14 +5,16 @@
 
 import asyncio
 import contextlib
+import importlib.metadata
 import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
+import httpx
 import psutil
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -24,6 +26,7 @@ from prefect.exceptions import ObjectNotFound
 
 from flows.repair import POOL, crash_dead_flow_runs, crash_tasks_of_ended_flow_runs, processes_of_flow_runs
 from tapo_core.errors import TransientError
+from tapo_core.text import one_line
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOYMENTS = ("train-run/train", "evaluate-run/evaluate", "cold-start-run/cold-start")
@@ -34,6 +37,20 @@ WINDOW = timedelta(seconds=180)
 
 _ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Cancelling")
 _PAGE = 200
+
+
+@contextlib.asynccontextmanager
+async def _server() -> AsyncIterator[PrefectClient]:
+    """A client of the server; what goes wrong on the way there, or there, as one line.
+
+    Raises:
+        TransientError: the server does not answer, or refuses.
+    """
+    try:
+        async with get_client() as client:
+            yield client
+    except httpx.HTTPError as error:
+        raise TransientError(f"the Prefect server: {one_line(error)}; its log says more (tapo status)") from error
 
 
 def watch() -> AutomationCore:
@@ -75,6 +92,17 @@ def forget_heartbeats() -> None:
     asyncio.run(forget())
 
 
+def known_problem() -> str | None:
+    """What does not work with the packages that are installed, in one line."""
+    version = importlib.metadata.version("sqlalchemy")
+    if version.startswith("2.0."):
+        return None
+    return (
+        f"schedules start nothing: Prefect's scheduler fails with SQLAlchemy {version} (every attempt is in server.log), and "
+        "needs 2.0; all else works"
+    )
+
+
 def prepare_server(env: Mapping[str, str], version: str, log: Path) -> list[str]:
     """Bring pool, deployments and automation up to date. What was done, in words; most often nothing.
 
@@ -84,7 +112,7 @@ def prepare_server(env: Mapping[str, str], version: str, log: Path) -> list[str]
 
     async def prepare() -> list[str]:
         done = []
-        async with get_client() as client:
+        async with _server() as client:
             try:
                 await client.read_work_pool(POOL)
             except ObjectNotFound:
@@ -108,7 +136,7 @@ def repair(worker_runs: bool) -> list[str]:
     """Mark as Crashed what is called Running and is not: flow runs without a process, tasks of flow runs that ended."""
 
     async def run() -> list[str]:
-        async with get_client() as client:
+        async with _server() as client:
             dead = await crash_dead_flow_runs(client, with_pending=not worker_runs)
             tasks = await crash_tasks_of_ended_flow_runs(client)
         done = [f"flow run {flow_run.name} had no process any more: Crashed; retry it" for flow_run in dead]
@@ -149,7 +177,7 @@ class Seen:
         asyncio.run(self._ask())
 
     async def _ask(self) -> None:
-        async with get_client() as client:
+        async with _server() as client:
             self.deployments = [name for name in DEPLOYMENTS if await _version(client, name) is not None]
             found = await client.read_automations_by_name(AUTOMATION)
             self.watched = any(automation.enabled for automation in found)

@@ -132,6 +132,7 @@ def up(
             process = worker.start([sys.executable, "-m", "prefect", *command], place.env(), Path.cwd())
             typer.echo(f"worker started (PID {process.pid})")
             _wait(lambda: _worker_is_heard(place, name), worker, timeout)
+        _tell_known_problem()
     finally:
         release()
     typer.echo(f"{place.url}  (stop with tapo down; how it stands: tapo status)")
@@ -152,7 +153,7 @@ def _bring_up_server(place: Place, server: "Daemon", timeout: float) -> None:
         typer.echo(f"server started (PID {process.pid})")
     elif record["port"] != place.port:
         raise UserError(f"the server runs on port {record['port']} already; tapo down stops it")
-    _wait(lambda: _get(place, "health") is True, server, timeout)
+    _wait(lambda: _answers(place), server, timeout)
 
 
 def _check_port(port: int) -> None:
@@ -205,6 +206,11 @@ def _get(place: Place, path: str, body: object = None) -> Any:
         return json.load(answer)
 
 
+def _answers(place: Place) -> bool:
+    """Whether the server is up, and takes the password: it tells its health to anybody."""
+    return _get(place, "health") is True and bool(_get(place, "admin/version"))
+
+
 def _worker_is_heard(place: Place, name: str) -> bool:
     workers = _get(place, "work_pools/tapo/workers/filter", {})
     return any(worker["name"] == name and worker["status"] == "ONLINE" for worker in workers)
@@ -236,13 +242,14 @@ def status(
     amiss = [_state_of(daemon) for daemon in (server, worker)].count(False)
     if server.process is not None:
         os.environ.update(place.settings())
-        _wait(lambda: _get(place, "health") is True, server, 10.0)
+        _wait(lambda: _answers(place), server, 10.0)
         typer.echo(f"UI          {place.url}  (database: {place.database})")
         from flows import operations
 
         if repair:
             for line in operations.repair(worker_runs=worker.process is not None):
                 typer.echo(line)
+        _tell_known_problem()
         seen = operations.Seen()
         missing = [name for name in operations.DEPLOYMENTS if name not in seen.deployments]
         typer.echo(f"deployments {', '.join(seen.deployments) or 'none'}")
@@ -256,6 +263,14 @@ def status(
     if amiss:
         typer.echo("something is amiss: tapo up repairs it")
         raise typer.Exit(1)
+
+
+def _tell_known_problem() -> None:
+    from flows.operations import known_problem
+
+    problem = known_problem()
+    if problem is not None:
+        typer.echo(f"note: {problem}")
 
 
 def _state_of(daemon: "Daemon") -> bool:

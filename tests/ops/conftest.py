@@ -38,8 +38,17 @@ class Operated:
             command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=400, check=False
         )
 
+    def request(self, method: str, path: str, body: object = None) -> httpx.Response:
+        """Like Prefect's own clients: asked again while the server says that it is busy (SQLite: database is locked)."""
+        for _ in range(60):
+            answer = httpx.request(method, f"http://127.0.0.1:{self.port}/api/{path}", json=body, timeout=60)
+            if answer.status_code != 503:
+                break
+            time.sleep(1)
+        return answer
+
     def call(self, method: str, path: str, body: object = None) -> Any:
-        answer = httpx.request(method, f"http://127.0.0.1:{self.port}/api/{path}", json=body, timeout=60)
+        answer = self.request(method, path, body)
         assert answer.status_code < 300, answer.text
         return answer.json()
 
@@ -49,11 +58,8 @@ class Operated:
 
     def start(self, deployment: str, **parameters: object) -> httpx.Response:
         """What the form in the UI does."""
-        return httpx.post(
-            f"http://127.0.0.1:{self.port}/api/deployments/{self.deployment(deployment)['id']}/create_flow_run",
-            json={"parameters": parameters, "state": {"type": "SCHEDULED"}},
-            timeout=60,
-        )
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        return self.request("POST", f"deployments/{self.deployment(deployment)['id']}/create_flow_run", body)
 
     def flow_run(self, flow_run_id: str) -> dict[str, Any]:
         found: dict[str, Any] = self.call("GET", f"flow_runs/{flow_run_id}")

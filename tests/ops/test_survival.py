@@ -15,9 +15,9 @@ from tapo_core.store import load, verified_commits
 from tests.flows.conftest import NANO
 from tests.ops.conftest import Operated, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 STAGES = ["sample", "verify", "locate_error", "diagnose_and_correct", "filter_by_difficulty", "update_policy"]
-HANGS = 400
+HANGS = 900
 
 
 def wait_for_task(operated: Operated, flow_run_id: str, task: str) -> None:
@@ -62,6 +62,7 @@ def test_a_killed_run_is_crashed_and_a_retry_does_the_rest(operated: Operated) -
     answer = operated.start("train", name="killed", more=2, overrides=NANO)
     assert answer.status_code == 201, answer.text
     flow_run_id = answer.json()["id"]
+    wait_for_state(operated, flow_run_id, "Running")
     queued = operated.start("train", name="killed", more=1, overrides=NANO).json()["id"]
     run = operated.folder / "runs" / "killed"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flows.operations import known_problem
 from tests.ops.conftest import Operated, wait_until
 
 FORMS = {
@@ -113,6 +114,21 @@ def test_dead_runs_are_looked_for_and_live_ones_have_time(operated: Operated) ->
     environment = psutil.Process(operated.pid("worker")).environ()
     assert trigger["within"] >= max(120, 4 * int(environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]))
     assert [action["state"] for action in automation["actions"]] == ["CRASHED"]
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(known_problem() is not None, reason="Prefect 3.7.7's scheduler needs SQLAlchemy 2.0", strict=True)
+def test_a_schedule_makes_flow_runs_with_its_parameters(operated: Operated) -> None:
+    deployment = operated.deployment("train")["id"]
+    far = {"interval": 3600, "anchor_date": "2100-01-01T00:30:00Z"}
+    body = [{"active": True, "schedule": far, "parameters": {"name": "scheduled", "more": 2}}]
+    (schedule,) = operated.call("POST", f"deployments/{deployment}/schedules", body)
+    try:
+        wait_until(lambda: bool(operated.call("POST", "flow_runs/filter", {})), 120)
+        found = operated.call("POST", "flow_runs/filter", {})
+        assert {(run["parameters"]["name"], run["parameters"]["more"]) for run in found} == {("scheduled", 2)}
+    finally:
+        assert operated.request("DELETE", f"deployments/{deployment}/schedules/{schedule['id']}").status_code == 204
 
 
 def test_all_of_it_listens_on_loopback_and_ends_with_down(operated: Operated) -> None:
