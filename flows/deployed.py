@@ -20,6 +20,7 @@ from flows.train import TrainResult, train
 from tapo_core.config import TapoConfig
 from tapo_core.config_file import load_config
 from tapo_core.errors import ConfigError
+from tapo_core.locks import lock_run
 from tapo_core.records import PolicyVersion
 from tapo_core.store import load
 from tasks.options import StageResult
@@ -96,6 +97,17 @@ def _configuration(preset: str, name: str | None, seed: int | None, overrides: l
     return load_config(PRESETS[preset], [*overrides, *fields, *more])
 
 
+def _begin(config: TapoConfig) -> None:
+    """Before all else, also before `fix_target` counts: nobody else works on the run; earlier attempts are marked as ended.
+
+    Raises:
+        RunLockedError: somebody does. Retry the flow run when that has ended.
+    """
+    if config.run_folder.exists():
+        lock_run(config.run_folder)()
+    crash_stale_tasks(flow_run.id)
+
+
 def _key_of_flow_run(context: TaskRunContext, parameters: dict[str, object]) -> str:
     return f"fix-target-{context.task_run.flow_run_id}"
 
@@ -126,7 +138,7 @@ def train_run(
     if iterations is not None and more is not None:
         raise ConfigError("Iterations and More iterations: give one of them, not both")
     config = _configuration(preset, name, seed, overrides)
-    crash_stale_tasks(flow_run.id)
+    _begin(config)
     if more is not None:
         iterations = fix_target(str(config.run_folder), more)
     if iterations is not None:
@@ -144,7 +156,7 @@ def evaluate_run(
 ) -> StageResult:
     """Evaluate a policy version on the held-out queries and the benchmarks. Preset, seed and overrides are those of the run."""
     config = _configuration(preset, name, seed, overrides)
-    crash_stale_tasks(flow_run.id)
+    _begin(config)
     return evaluate_policy.fn(config, policy_version)
 
 
@@ -157,5 +169,5 @@ def cold_start_run(
 ) -> ColdStartResult:
     """Before training: fine-tune a model on its own correct rollouts and constructions."""
     config = _configuration(preset, name, seed, overrides)
-    crash_stale_tasks(flow_run.id)
+    _begin(config)
     return cold_start.fn(config)
