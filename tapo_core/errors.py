@@ -38,6 +38,10 @@ class StoreLockedError(TransientError):
     """Another process holds the DuckDB file open for writing. The message carries its PID when DuckDB tells it."""
 
 
+class RunLockedError(TransientError):
+    """Another process has what only one may have, most often a run. The message carries its PID. Nothing was written."""
+
+
 class IntegrityError(TapoError):
     """The store contradicts itself, or a retry produced different content under the same id. The run must stop."""
 

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -16,6 +16,7 @@ from tapo_core.engines.protocols import FineTuner, PolicyRef, PolicyTrainer, Sam
 from tapo_core.errors import DataError, IntegrityError, TapoError, UserError
 from tapo_core.files import make_folder
 from tapo_core.ids import canonical_json, derive_seed, deterministic_id
+from tapo_core.locks import lock_run
 from tapo_core.progress import Reporter, current_reporter
 from tapo_core.records import PolicyVersion, Query
 from tapo_core.schedule import number_of_chunks, queries_of_chunk, queries_of_iteration
@@ -44,7 +45,7 @@ def engine_versions() -> str:
 
 
 class Session:
-    """What the stages of one run share. One process at a time has a run open (the store sees to it)."""
+    """What the stages of one run share. One process at a time works on a run: from its start on it holds the run's lock."""
 
     def __init__(
         self, config: TapoConfig, assets: Assets, flow: Flow | None = "train", folder: Path | None = None
@@ -63,6 +64,7 @@ class Session:
         self.run_id = deterministic_id("run", name=config.run.name, config_digest=self.config_digest)
         self._writer = StoreWriter(self.folder)
         self._reader = StoreReader(self.folder, of_writer=True)
+        self._unlock: Callable[[], None] | None = None
 
     @cached_property
     def chat(self) -> Chat:
@@ -266,6 +268,16 @@ class Session:
             )
         return commit
 
+    def lock(self) -> None:
+        """Keep all others from working on the run until the session is closed. The run's folder is made if need be.
+
+        Raises:
+            RunLockedError: someone else works on it.
+        """
+        if self._unlock is None:
+            make_folder(self.folder)
+            self._unlock = lock_run(self.folder)
+
     def open_store(self) -> None:
         """Make the run's folder and its store, or bring a store of an older version up to date."""
         make_folder(self.folder)
@@ -282,3 +294,6 @@ class Session:
             engine = self.__dict__.pop(name, None)
             if engine is not None:
                 engine.close()
+        if self._unlock is not None:
+            self._unlock()
+            self._unlock = None

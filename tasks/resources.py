@@ -16,6 +16,7 @@ def open_run(config: TapoConfig, flow: Flow | None = "train") -> Iterator[tuple[
 
     Raises:
         UserError: the configuration, the data, the model or the folder cannot be used. Nothing was written.
+        RunLockedError: another process works on the run. Nothing was written.
     """
     session = Session(config, resolve_assets(config, current_reporter().prepare), flow)
     try:

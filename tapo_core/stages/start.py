@@ -53,9 +53,10 @@ def check_inputs(session: Session) -> Inputs:
 
 
 def start(session: Session) -> StageCommit:
-    """Begin a run, or find it begun.
+    """Begin a run, or find it begun; either way it is locked for this session from here on.
 
     Raises:
+        RunLockedError: another process works on the run.
         UserError: see `check_inputs`; or the data or the model changed since the run began. Nothing was written.
     """
     config = session.config
@@ -77,10 +78,12 @@ def start(session: Session) -> StageCommit:
         read |= session.redacted  # which may be gone from the data by now
     input_digest = digest([policy.checkpoint_digest, sorted(read)])
     if (session.folder / "store").exists():
+        session.lock()
         done = session.done(STAGE, 0, input_digest)
         if done is not None:
             return done
     queries, overlaps, found = _decontaminated(session, inputs.queries)
+    session.lock()
     session.open_store()
     run = Run(
         run_id=session.run_id,

@@ -1,13 +1,14 @@
 """The start stage: what is skipped, found and dropped is counted, told and stored, and a second start changes nothing."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tapo_core.assets import resolve_assets
 from tapo_core.config import TapoConfig
-from tapo_core.errors import DataError, UserError
+from tapo_core.errors import DataError, RunLockedError, UserError
 from tapo_core.progress import LogReporter, reporting
 from tapo_core.records import Query, QueryOverlap
 from tapo_core.session import Session
@@ -47,8 +48,8 @@ def data(tmp_path: Path) -> list[str]:
 
 def started(config: TapoConfig) -> tuple[StageCommit, list[str]]:
     notes = Notes()
-    with reporting(notes):
-        commit = start(Session(config, resolve_assets(config)))
+    with reporting(notes), closing(Session(config, resolve_assets(config))) as session:
+        commit = start(session)
     return commit, notes.told
 
 
@@ -133,3 +134,14 @@ def test_skipped_rows_are_counted_and_told(configure: Configure, data: list[str]
         f"train: 2 bad rows were skipped (data.skip_bad_rows); the first: {path}:13: the answer is empty; "
         "every row needs a gold answer"
     ]
+
+
+def test_two_cannot_work_on_one_run(configure: Configure, data: list[str]) -> None:
+    config = configure("one", *data)
+    assets = resolve_assets(config)
+    with closing(Session(config, assets)) as first, closing(Session(config, assets)) as second:
+        begun = start(first)
+        with pytest.raises(RunLockedError, match="works on this run"):
+            start(second)
+        first.close()
+        assert start(second) == begun

@@ -1,0 +1,96 @@
+"""A Prefect of the test's own, brought up with `tapo up` on a free port, and taken down after it."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@dataclass(frozen=True)
+class Operated:
+    """The folder that `tapo up` is called in, and the server's API."""
+
+    folder: Path
+    port: int
+    env: dict[str, str]
+
+    def tapo(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from tapo_core.cli.main import main; main()", *arguments]
+        return subprocess.run(
+            command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=400, check=False
+        )
+
+    def request(self, method: str, path: str, body: object = None) -> httpx.Response:
+        """Like Prefect's own clients: asked again while the server says that it is busy (SQLite: database is locked)."""
+        for _ in range(60):
+            answer = httpx.request(method, f"http://127.0.0.1:{self.port}/api/{path}", json=body, timeout=60)
+            if answer.status_code != 503:
+                break
+            time.sleep(1)
+        return answer
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        answer = self.request(method, path, body)
+        assert answer.status_code < 300, answer.text
+        return answer.json()
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.call("GET", f"deployments/name/{name}-run/{name}")
+        return found
+
+    def start(self, deployment: str, **parameters: object) -> httpx.Response:
+        """What the form in the UI does."""
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        return self.request("POST", f"deployments/{self.deployment(deployment)['id']}/create_flow_run", body)
+
+    def flow_run(self, flow_run_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.call("GET", f"flow_runs/{flow_run_id}")
+        return found
+
+    def task_runs(self, flow_run_id: str) -> list[tuple[str, str]]:
+        wanted = {"flow_runs": {"id": {"any_": [flow_run_id]}}}
+        return [(run["name"], run["state_name"]) for run in self.call("POST", "task_runs/filter", wanted)]
+
+    def pid(self, name: str) -> int:
+        pid: int = json.loads((self.folder / ".tapo" / f"{name}.json").read_text())["pid"]
+        return pid
+
+
+def wait_until(what: Callable[[], bool], seconds: float) -> None:
+    """A limit against hanging, not a measure."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, f"not so after {seconds} s"
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def operated(tmp_path_factory: pytest.TempPathFactory, nano_cache: Path) -> Iterator[Operated]:
+    folder = tmp_path_factory.mktemp("operated")
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "TAPO_"))}
+    env = ours | {"PYTHONPATH": str(ROOT), "TAPO_CACHE": str(nano_cache)}
+    here = Operated(folder, free_port(), env)
+    try:
+        done = here.tapo("up", "--port", str(here.port))
+        assert done.returncode == 0, done.stderr
+        yield here
+    finally:
+        here.tapo("down")
