@@ -21,9 +21,11 @@ from tapo_core.config import TapoConfig
 from tapo_core.config_file import load_config
 from tapo_core.errors import ConfigError
 from tapo_core.locks import lock_run
+from tapo_core.progress import reporting
 from tapo_core.records import PolicyVersion
 from tapo_core.store import load
 from tasks.options import StageResult
+from tasks.progress import ArtifactReporter
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -143,7 +145,8 @@ def train_run(
         iterations = fix_target(str(config.run_folder), more)
     if iterations is not None:
         config = _configuration(preset, name, seed, overrides, f"run.iterations={iterations}")
-    return train.fn(config)
+    with reporting(ArtifactReporter()):
+        return train.fn(config)
 
 
 @flow(name="evaluate-run", flow_run_name=_run_name)
@@ -157,7 +160,8 @@ def evaluate_run(
     """Evaluate a policy version on the held-out queries and the benchmarks. Preset, seed and overrides are those of the run."""
     config = _configuration(preset, name, seed, overrides)
     _begin(config)
-    return evaluate_policy.fn(config, policy_version)
+    with reporting(ArtifactReporter()):
+        return evaluate_policy.fn(config, policy_version)
 
 
 @flow(name="cold-start-run", flow_run_name=_run_name)
@@ -170,4 +174,5 @@ def cold_start_run(
     """Before training: fine-tune a model on its own correct rollouts and constructions."""
     config = _configuration(preset, name, seed, overrides)
     _begin(config)
-    return cold_start.fn(config)
+    with reporting(ArtifactReporter()):
+        return cold_start.fn(config)

@@ -5,7 +5,6 @@
 
 import asyncio
 import contextlib
-import importlib.metadata
 import itertools
 import os
 import subprocess
@@ -16,13 +15,16 @@ from pathlib import Path
 
 import httpx
 import psutil
+from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.events import AutomationCore, EventTrigger, Posture
-from prefect.events.actions import ChangeFlowRunState
+from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.exceptions import ObjectNotFound
+from prefect.types import SecretDict
+from pydantic import SecretStr
 
 from flows.repair import POOL, crash_dead_flow_runs, crash_tasks_of_ended_flow_runs, processes_of_flow_runs
 from tapo_core.errors import TransientError
@@ -31,6 +33,13 @@ from tapo_core.text import one_line
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOYMENTS = ("train-run/train", "evaluate-run/evaluate", "cold-start-run/cold-start")
 AUTOMATION = "Crash flow runs without heartbeat"
+NOTIFICATION = "Tell the webhook of flow runs that failed or crashed"
+
+#: What the webhook is sent, as Slack, Mattermost and others take it. Prefect fills it in.
+MESSAGE = (
+    '{"text": {{ ("Flow run " ~ flow_run.name ~ " (" ~ flow_run.id ~ ") is " ~ flow_run.state.name ~ ": "'
+    ' ~ (flow_run.state.message or "") ~ " " ~ (flow_run|ui_url or "")) | tojson }}}'
+)
 
 #: Six heartbeats (see `tapo_core.cli.operations`). A machine that is busy with training delays one or two.
 WINDOW = timedelta(seconds=180)
@@ -76,6 +85,24 @@ def watch() -> AutomationCore:
     )
 
 
+async def _notify(client: PrefectClient, url: str) -> bool:
+    """Send each failure to a webhook from now on. Whether that is new; another URL takes the place of the one before."""
+    block = Webhook(method="POST", url=SecretStr(url), headers=SecretDict({"Content-Type": "application/json"}))
+    block_id = await block.asave("tapo-failures", overwrite=True, client=client)
+    if await client.read_automations_by_name(NOTIFICATION):
+        return False
+    trigger = EventTrigger(
+        expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+        match={"prefect.resource.id": "prefect.flow-run.*"},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Reactive,
+        threshold=1,
+    )
+    action = CallWebhook(block_document_id=block_id, payload=MESSAGE)
+    await client.create_automation(AutomationCore(name=NOTIFICATION, trigger=trigger, actions=[action]))
+    return True
+
+
 def forget_heartbeats() -> None:
     """Before a server starts on a database that one ran on before: while it was away it heard no heartbeats, and that must not
     be counted against flow runs that live on. Their next heartbeat begins a new count.
@@ -92,19 +119,10 @@ def forget_heartbeats() -> None:
     asyncio.run(forget())
 
 
-def known_problem() -> str | None:
-    """What does not work with the packages that are installed, in one line."""
-    version = importlib.metadata.version("sqlalchemy")
-    if version.startswith("2.0."):
-        return None
-    return (
-        f"schedules start nothing: Prefect's scheduler fails with SQLAlchemy {version} (every attempt is in server.log), and "
-        "needs 2.0; all else works"
-    )
+def prepare_server(env: Mapping[str, str], version: str, log: Path, webhook: str | None = None) -> list[str]:
+    """Bring pool, deployments and automations up to date. What was done, in words; most often nothing.
 
-
-def prepare_server(env: Mapping[str, str], version: str, log: Path) -> list[str]:
-    """Bring pool, deployments and automation up to date. What was done, in words; most often nothing.
+    `webhook`: the URL that is told of failures; None leaves that as it is.
 
     Raises:
         TransientError: the deployments cannot be made; the log says why.
@@ -127,6 +145,8 @@ def prepare_server(env: Mapping[str, str], version: str, log: Path) -> list[str]
             if not await client.read_automations_by_name(AUTOMATION):
                 await client.create_automation(watch())
                 done.append(f"automation made: {AUTOMATION}")
+            if webhook is not None and await _notify(client, webhook):
+                done.append(f"automation made: {NOTIFICATION}")
         return done
 
     return asyncio.run(prepare())
@@ -206,7 +226,8 @@ def flow_run_processes(api_url: str) -> list[psutil.Process]:
 
 def main() -> None:
     """In a container: pool, deployments and automation on the server at PREFECT_API_URL (infra/compose.yaml)."""
-    for line in prepare_server(os.environ, os.environ["TAPO_DEPLOYMENT_VERSION"], Path("/dev/stderr")):
+    version, webhook = os.environ["TAPO_DEPLOYMENT_VERSION"], os.environ.get("TAPO_NOTIFY_URL")
+    for line in prepare_server(os.environ, version, Path("/dev/stderr"), webhook or None):
         print(line)
 
 

@@ -23,6 +23,7 @@ from tasks.evaluate import evaluate
 from tasks.filter_by_difficulty import filter_by_difficulty
 from tasks.locate_error import locate_error
 from tasks.options import StageResult
+from tasks.report import report
 from tasks.resources import open_run
 from tasks.sample import sample
 from tasks.update_policy import update_policy
@@ -49,11 +50,12 @@ def run_iteration(session: Session, iteration: int, head: str) -> StageResult:
     return update_policy(session, iteration, head)
 
 
-def finish_iteration(session: Session, iteration: int) -> None:
-    """Tell those who watch."""
+def finish_iteration(session: Session, iteration: int, head: str) -> None:
+    """Tell those who watch. `head`: the digest of the iteration's last update."""
     if session.config.tracking.tensorboard:
         write_tensorboard(session.folder, iteration)
     if iteration > 0:
+        report(session, iteration, head)
         session.reporter.iteration(session.folder, iteration)
 
 
@@ -62,13 +64,13 @@ def train(config: TapoConfig) -> TrainResult:
     """Train a run until it has config.run.iterations iterations, from wherever it stands."""
     with open_run(config) as (session, head):
         evaluate(session, 0, head)
-        finish_iteration(session, 0)
+        finish_iteration(session, 0, head)
         for iteration in range(1, config.run.iterations + 1):
             head = run_iteration(session, iteration, head)["digest"]
             every = config.evaluation.every
             if iteration == config.run.iterations or (every and iteration % every == 0):
                 evaluate(session, iteration, head)
-            finish_iteration(session, iteration)
+            finish_iteration(session, iteration, head)
         return TrainResult(
             run_id=session.run_id, folder=str(session.folder), iterations=config.run.iterations, digest=head
         )

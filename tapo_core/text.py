@@ -1,5 +1,6 @@
-"""Text for people: one line, so wide and no wider; Markdown tables."""
+"""Text for people: one line, so wide and no wider; Markdown tables and blocks."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -25,6 +26,18 @@ def markdown_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> st
     return "\n".join(
         f"|{'|'.join(line)}|" if number == 1 else f"| {' | '.join(line)} |" for number, line in enumerate(lines)
     )
+
+
+def fenced(text: str) -> str:
+    """A Markdown code block in which any text, also one that has fences of its own, shows as it is.
+
+    >>> print(fenced("a ``` b"))
+    ````
+    a ``` b
+    ````
+    """
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}\n{text}\n{fence}"
 
 
 def _cell(value: object) -> str:

@@ -31,6 +31,7 @@ _DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 _OLD_DATABASE = "PREFECT_API_DATABASE_CONNECTION_URL"
 _AUTH = "PREFECT_API_AUTH_STRING"
 _SERVER_AUTH = "PREFECT_SERVER_API_AUTH_STRING"
+_NOTIFY = "TAPO_NOTIFY_URL"
 _SQLITE = "SQLite"
 _STOP_SECONDS = 40.0  #: that a process may take to end by itself
 
@@ -121,9 +122,8 @@ def up(
         from flows.repair import POOL
 
         runs = worker.process is not None
-        done = operations.prepare_server(
-            place.env() | {"TAPO_DEPLOYMENT_VERSION": _version()}, _version(), home / "deploy.log"
-        )
+        env = place.env() | {"TAPO_DEPLOYMENT_VERSION": _version()}
+        done = operations.prepare_server(env, _version(), home / "deploy.log", os.environ.get(_NOTIFY) or None)
         for line in [*done, *operations.repair(worker_runs=runs)]:
             typer.echo(line)
         if not runs:
@@ -132,7 +132,6 @@ def up(
             process = worker.start([sys.executable, "-m", "prefect", *command], place.env(), Path.cwd())
             typer.echo(f"worker started (PID {process.pid})")
             _wait(lambda: _worker_is_heard(place, name), worker, timeout)
-        _tell_known_problem()
     finally:
         release()
     typer.echo(f"{place.url}  (stop with tapo down; how it stands: tapo status)")
@@ -249,7 +248,6 @@ def status(
         if repair:
             for line in operations.repair(worker_runs=worker.process is not None):
                 typer.echo(line)
-        _tell_known_problem()
         seen = operations.Seen()
         missing = [name for name in operations.DEPLOYMENTS if name not in seen.deployments]
         typer.echo(f"deployments {', '.join(seen.deployments) or 'none'}")
@@ -263,14 +261,6 @@ def status(
     if amiss:
         typer.echo("something is amiss: tapo up repairs it")
         raise typer.Exit(1)
-
-
-def _tell_known_problem() -> None:
-    from flows.operations import known_problem
-
-    problem = known_problem()
-    if problem is not None:
-        typer.echo(f"note: {problem}")
 
 
 def _state_of(daemon: "Daemon") -> bool:

@@ -1,11 +1,14 @@
 """Whole iterations on real vLLM, real OpenRLHF, real DuckDB and Prefect; nothing is mocked."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from prefect.artifacts import Artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from flows.evaluate import evaluate_policy
@@ -126,6 +129,7 @@ def test_an_iteration_end_to_end_and_the_same_again(configure: Configure) -> Non
     assert replayed.not_replayed == ["start"]
     assert resample(folder, 6) == Resampled(6, [])
 
+    check_report(config)
     again = configure("second", "run.iterations=2")
     train(again)
     assert again.digest == config.digest, "tracking is not part of what a run is"
@@ -133,6 +137,41 @@ def test_an_iteration_end_to_end_and_the_same_again(configure: Configure) -> Non
     assert sorted((e.iteration, e.metric, e.value) for e in load(folder, Evaluation)) == sorted(
         (e.iteration, e.metric, e.value) for e in load(again.run_folder, Evaluation)
     )
+
+
+def check_report(config: TapoConfig) -> None:
+    """What the Prefect UI shows of the second iteration, against the store."""
+    shown = str(getattr(Artifact.get("iteration-first"), "data", None))
+    (row,) = query(config.run_folder, "SELECT * FROM iteration_summary WHERE iteration = 2").to_dict("records")
+    parsed, n = int(row["n_parsed"]), int(row["n_corrections"])
+    assert shown.startswith("Iteration 2 of 2 of run first")
+    assert f"| accuracy of the training rollouts | {row['accuracy']:.1%} |" in shown
+    assert f"| eligible queries | {row['n_eligible']:.0f} of {row['n_queries']:.0f} |" in shown
+    assert f"| constructions that parsed | {parsed} of {n} ({parsed / n:.1%})" in shown
+    trained = f"{row['n_trained_original']:.0f} original, {row['n_trained_constructed']:.0f} constructed"
+    assert f"| trained on | {trained}, in " in shown
+    evaluated = {e.iteration: e for e in load(config.run_folder, Evaluation, dataset="held_out", metric="pass@1")}
+    gain = f"{evaluated[2].value - evaluated[0].value:+.1%} since version 0"
+    assert f"| held-out pass@1 of version 2 | {evaluated[2].value:.1%} (" in shown
+    assert gain in shown
+    corrections = {c.correction_id: c for c in load(config.run_folder, Correction, iteration=2)}
+    ids = re.findall(r"^Id (\S+)$", shown, re.MULTILINE)
+    assert len(set(ids)) == min(3, parsed) > 0
+    for correction_id in ids:
+        found = corrections[correction_id]
+        assert found.parse_outcome is ParseOutcome.PARSED
+        for part in (found.diagnosis, found.correction, (found.constructed_text or "")[: found.prefix_char_end or 0]):
+            assert part
+            assert f"```\n{part}\n```" in shown
+    asked = re.findall(r'^tapo sql "(.*)" --run ', shown, re.MULTILINE)
+    assert len(asked) == 2
+    assert all(len(query(config.run_folder, sql)) for sql in asked)
+
+
+def n_reports(config: TapoConfig) -> int:
+    key = f"iteration-{config.run.name}"
+    with get_client(sync_client=True) as client:
+        return len(client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key]))))
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped_bit_for_bit(configure: Configure) -> None:
@@ -160,6 +199,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped_bit_for_bit(configure: Conf
     with reporting(finished):
         train(broken)
     assert finished.seen == [], "a finished run has nothing left to do: every stage is cached"
+    assert n_reports(whole) == n_reports(broken) == 2, "one for each iteration, however often it was begun"
 
 
 def test_every_method_of_error_location_leaves_its_row(configure: Configure) -> None:

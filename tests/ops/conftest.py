@@ -5,9 +5,11 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,31 @@ def free_port() -> int:
     return port
 
 
+class Webhook:
+    """Listens on loopback, and keeps what it is sent."""
+
+    def __init__(self) -> None:
+        texts: list[str] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                texts.append(json.loads(body)["text"])
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.texts = texts
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
 @dataclass(frozen=True)
 class Operated:
     """The folder that `tapo up` is called in, and the server's API."""
@@ -31,6 +58,7 @@ class Operated:
     folder: Path
     port: int
     env: dict[str, str]
+    webhook: "Webhook"
 
     def tapo(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", "from tapo_core.cli.main import main; main()", *arguments]
@@ -87,10 +115,12 @@ def operated(tmp_path_factory: pytest.TempPathFactory, nano_cache: Path) -> Iter
     folder = tmp_path_factory.mktemp("operated")
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "TAPO_"))}
     env = ours | {"PYTHONPATH": str(ROOT), "TAPO_CACHE": str(nano_cache)}
-    here = Operated(folder, free_port(), env)
+    here = Operated(folder, free_port(), env, Webhook())
+    here.env["TAPO_NOTIFY_URL"] = here.webhook.url
     try:
         done = here.tapo("up", "--port", str(here.port))
         assert done.returncode == 0, done.stderr
         yield here
     finally:
         here.tapo("down")
+        here.webhook.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.operations import known_problem
+from flows.operations import AUTOMATION, NOTIFICATION
 from tests.ops.conftest import Operated, wait_until
 
 FORMS = {
@@ -45,7 +45,7 @@ def test_another_port_or_a_pid_of_somebody_else_is_not_taken_for_ours(operated: 
     other = operated.tapo("up", "--port", "4999")
     assert other.returncode == 2
     assert f"the server runs on port {operated.port} already" in other.stderr
-    elsewhere = Operated(tmp_path, operated.port, operated.env)
+    elsewhere = Operated(tmp_path, operated.port, operated.env, operated.webhook)
     nothing = elsewhere.tapo("status")
     assert nothing.returncode == 2
     assert "nothing was ever started" in nothing.stderr
@@ -105,7 +105,9 @@ def test_a_bad_value_starts_nothing(operated: Operated, deployment: str, bad: di
 
 
 def test_dead_runs_are_looked_for_and_live_ones_have_time(operated: Operated) -> None:
-    (automation,) = operated.call("POST", "automations/filter", {})
+    automations = {automation["name"]: automation for automation in operated.call("POST", "automations/filter", {})}
+    assert set(automations) == {AUTOMATION, NOTIFICATION}
+    automation = automations[AUTOMATION]
     trigger = automation["trigger"]
     assert automation["enabled"]
     assert (trigger["posture"], trigger["for_each"]) == ("Proactive", ["prefect.resource.id"])
@@ -116,16 +118,26 @@ def test_dead_runs_are_looked_for_and_live_ones_have_time(operated: Operated) ->
     assert [action["state"] for action in automation["actions"]] == ["CRASHED"]
 
 
-@pytest.mark.slow
-@pytest.mark.xfail(known_problem() is not None, reason="Prefect 3.7.7's scheduler needs SQLAlchemy 2.0", strict=True)
+def test_a_flow_run_that_fails_is_told_to_the_webhook(operated: Operated) -> None:
+    flow_run_id = operated.start("train", name="told", overrides=['run.iteration="two"']).json()["id"]
+    wait_until(lambda: operated.flow_run(flow_run_id)["state"]["type"] == "FAILED", 300)
+    wait_until(lambda: bool(operated.webhook.texts), 120)
+    (text,) = operated.webhook.texts
+    assert text.startswith(f"Flow run told ({flow_run_id}) is Failed: ")
+    assert "run.iteration" in text, "the message names the key"
+    assert f"/runs/flow-run/{flow_run_id}" in text, "and a link to the page"
+    assert not (operated.folder / "runs").exists()
+
+
 def test_a_schedule_makes_flow_runs_with_its_parameters(operated: Operated) -> None:
     deployment = operated.deployment("train")["id"]
     far = {"interval": 3600, "anchor_date": "2100-01-01T00:30:00Z"}
     body = [{"active": True, "schedule": far, "parameters": {"name": "scheduled", "more": 2}}]
     (schedule,) = operated.call("POST", f"deployments/{deployment}/schedules", body)
     try:
-        wait_until(lambda: bool(operated.call("POST", "flow_runs/filter", {})), 120)
-        found = operated.call("POST", "flow_runs/filter", {})
+        scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+        wait_until(lambda: bool(operated.call("POST", "flow_runs/filter", scheduled)), 120)
+        found = operated.call("POST", "flow_runs/filter", scheduled)
         assert {(run["parameters"]["name"], run["parameters"]["more"]) for run in found} == {("scheduled", 2)}
     finally:
         assert operated.request("DELETE", f"deployments/{deployment}/schedules/{schedule['id']}").status_code == 204

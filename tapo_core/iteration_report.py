@@ -1,0 +1,123 @@
+"""What an operator reads about an iteration: its numbers, the curve so far, three constructed trajectories, and where more is."""
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+from tapo_core.records import Correction, ParseOutcome, SubjectKind, Verification, VerificationOutcome
+from tapo_core.session import Session
+from tapo_core.store.snapshot import snapshot_commits
+from tapo_core.text import fenced, markdown_table
+
+N_SHOWN = 3  #: constructed trajectories
+_N_CURVE = 60  #: iterations that the curve has at most, the newest
+_BARS = "▁▂▃▄▅▆▇█"
+
+_Judged = tuple[Correction, VerificationOutcome]  #: a parsed construction and the verdict on its trajectory
+_Manifests = Mapping[tuple[int, str], Mapping[str, Any]]
+
+
+def iteration_report(session: Session, iteration: int) -> str:
+    """Markdown about a complete iteration. Counts come from the manifests of its commits, texts from its rows.
+
+    Raises:
+        UserError, IntegrityError: the store cannot be read.
+    """
+    commits = snapshot_commits(session.folder)
+    manifests = {(commit.iteration, commit.stage): commit.manifest for commit in commits}
+    parsed = [c for c in session.load(Correction, iteration) if c.parse_outcome is ParseOutcome.PARSED]
+    verdicts = {v.subject_id: v for v in session.load(Verification, iteration, subject_kind=SubjectKind.CONSTRUCTED)}
+    judged = [(correction, verdicts[correction.correction_id].outcome) for correction in parsed]
+    parts = [
+        f"Iteration {iteration} of {session.config.run.iterations} of run {session.config.run.name}",
+        markdown_table(["", ""], _numbers(manifests, iteration, Counter(outcome for _, outcome in judged))),
+        _curve(manifests, iteration),
+        *(_shown(session, n, *chosen) for n, chosen in enumerate(_in_turn(judged)[:N_SHOWN], start=1)),
+        _where_more_is(session, iteration),
+    ]
+    return "\n\n".join(parts)
+
+
+def _accuracy(manifests: _Manifests, iteration: int) -> float | None:
+    """Mean reward of the training rollouts with a known verdict; None if there is none."""
+    counts = manifests.get((iteration, "verify"), {})
+    known = sum(counts.get(outcome, 0) for outcome in ("correct", "wrong", "no_answer"))
+    return counts.get("correct", 0) / known if known else None
+
+
+def _numbers(
+    manifests: _Manifests, iteration: int, constructed: Mapping[VerificationOutcome, int]
+) -> list[tuple[str, str]]:
+    """Name and value of each number that the iteration has. `constructed`: verdicts on its constructed trajectories."""
+    verdicts = manifests.get((iteration, "verify"), {})
+    decisions = manifests.get((iteration, "filter_by_difficulty"), {})
+    parses = manifests.get((iteration, "diagnose_and_correct"), {})
+    update = manifests.get((iteration, "update_policy"), {})
+    queries = sum(count for name, count in decisions.items() if name.startswith("query/"))
+    accuracy = _accuracy(manifests, iteration)
+    found = [
+        ("accuracy of the training rollouts", "unknown" if accuracy is None else f"{accuracy:.1%}"),
+        ("verdicts", ", ".join(f"{count} {outcome}" for outcome, count in verdicts.items())),
+        ("eligible queries", f"{decisions.get('query/eligible', 0)} of {queries}"),
+    ]
+    attempts = {str(outcome): parses[outcome] for outcome in ParseOutcome if outcome in parses}
+    if attempts:
+        parsed, n = attempts.get("parsed", 0), sum(attempts.values())
+        told = ", ".join(f"{count} {outcome}" for outcome, count in attempts.items() if outcome != "parsed")
+        found.append(("constructions that parsed", f"{parsed} of {n} ({parsed / n:.1%}){'; ' if told else ''}{told}"))
+        found.append(("verdicts on these", ", ".join(f"{n} {outcome}" for outcome, n in sorted(constructed.items()))))
+    trained = f"{update.get('n_original', 0)} original, {update.get('n_constructed', 0)} constructed"
+    found.append(("trained on", f"{trained}, in {update.get('n_steps', 0)} optimizer steps"))
+    evaluated = [
+        (i, m["pass@1"], m["low"], m["high"])
+        for (i, stage), m in manifests.items()
+        if stage == "evaluate" and i <= iteration and "pass@1" in m
+    ]
+    if evaluated:
+        (first, at_first, *_), (last, value, low, high) = min(evaluated), max(evaluated)
+        gain = f"; {value - at_first:+.1%} since version {first}" if last > first else ""
+        found.append((f"held-out pass@1 of version {last}", f"{value:.1%} ({low:.1%} to {high:.1%}){gain}"))
+    return found
+
+
+def _curve(manifests: _Manifests, iteration: int) -> str:
+    """Accuracy of the training rollouts up to an iteration, as bars from 0 to 100%."""
+    values = [_accuracy(manifests, i) for i in range(max(1, iteration - _N_CURVE + 1), iteration + 1)]
+    bars = "".join(" " if value is None else _BARS[min(7, int(8 * value))] for value in values)
+    first = iteration - len(values) + 1
+    return (
+        f"Accuracy of the training rollouts, iterations {first} to {iteration} (bars from 0 to 100%):\n\n{fenced(bars)}"
+    )
+
+
+def _in_turn(judged: Sequence[_Judged]) -> list[_Judged]:
+    """One of each verdict, then the next of each; within a verdict in the order of ids, which is as good as random."""
+    groups: dict[VerificationOutcome, list[_Judged]] = {}
+    for correction, outcome in sorted(judged, key=lambda one: (one[1], one[0].correction_id)):
+        groups.setdefault(outcome, []).append((correction, outcome))
+    return [one for turn in zip_longest(*groups.values()) for one in turn if one is not None]
+
+
+def _shown(session: Session, number: int, correction: Correction, outcome: VerificationOutcome) -> str:
+    text = correction.constructed_text or ""
+    kept = text[: correction.prefix_char_end or 0]
+    parts: Sequence[tuple[str, str | None]] = (
+        ("Query", session.queries[correction.query_id].text),
+        ("Kept of the wrong rollout, up to its error", kept),
+        ("Diagnosis", correction.diagnosis),
+        ("Correction", correction.correction),
+    )
+    shown = "\n\n".join(f"{name}:\n\n{fenced(part)}" for name, part in parts if part)
+    return f"## Constructed trajectory {number}: {outcome}\n\nId {correction.correction_id}\n\n{shown}"
+
+
+def _where_more_is(session: Session, iteration: int) -> str:
+    run = shlex.quote(str(session.folder))
+    commands = [
+        f'tapo sql "SELECT * FROM iteration_summary WHERE iteration = {iteration}" --run {run}',
+        f'tapo sql "SELECT * FROM why_in_batch WHERE iteration = {iteration} LIMIT 20" --run {run}',
+        f"tapo lineage ID --run {run}",
+    ]
+    return "More (any id of this page has a lineage):\n\n" + fenced("\n".join(commands))
