@@ -41,7 +41,7 @@ def _explain(error: ValidationError, source: str) -> ConfigError:
     return ConfigError(f"{source}: " + "; ".join(problems))
 
 
-def _with_override(tree: dict[str, Any], override: str) -> None:
+def set_key(tree: dict[str, Any], override: str) -> None:
     """Set one ``section.key=value`` in a tree; the value is TOML, or else taken as a string."""
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
@@ -83,5 +83,5 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TapoConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML ({error})") from error
     for override in overrides:
-        _with_override(tree, override)
+        set_key(tree, override)
     return parse_config(tree, str(path))

@@ -362,6 +362,22 @@ class ColdStartExample:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """That another run made the policy a run starts from: it is a fork of it, or comes behind its cold start."""
+
+    origin_id: str
+    run_id: str
+    policy_version_id: str  #: version 0 of this run
+    parent_run_id: str
+    parent_run_name: str
+    parent_folder: str  #: where the other run was
+    parent_iteration: int
+    parent_policy_version_id: str  #: as the other run's store has it
+    parent_config_digest: str
+    parent_chain_digest: str  #: of the other run's commit that made the policy version
+
+
+@dataclass(frozen=True, slots=True)
 class Redaction:
     """That one row of another table lost texts of a query on purpose. (See `store.redaction`.)"""
 

@@ -76,6 +76,24 @@ def resume(
 
 
 @app.command()
+def fork(
+    run: Annotated[Path, typer.Argument(help="Folder of the run to fork")],
+    name: Annotated[str, typer.Argument(help="Name of the new run, whose folder is beside the other's")],
+    iteration: Annotated[
+        int | None, typer.Option(min=0, help="Begin with the policy that came out of it, instead of the newest")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train a new run from a policy version of another, with its configuration, and --set what is to differ."""
+    _quiet_prefect()
+    from tapo_core.cli.runs import train_with_progress
+    from tapo_core.resume import forked
+
+    config = forked(run, name, iteration, overrides or [])
+    train_with_progress(config, shlex.join(["tapo", "resume", str(config.run_folder)]))
+
+
+@app.command()
 def zpd(config_file: ConfigFile, overrides: Overrides = None) -> None:
     """Filter a training set: keep the queries that are neither too hard nor too easy for the model."""
     _quiet_prefect()

@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 import tapo_core
 from tapo_core.data import Inputs, load_inputs
 from tapo_core.decontamination import Overlap, find_overlaps, find_repeats
-from tapo_core.errors import ConfigError, DataError
+from tapo_core.errors import ConfigError, DataError, TapoError
 from tapo_core.files import check_folder
 from tapo_core.ids import canonical_json, deterministic_id, digest, tree_digest
-from tapo_core.records import Config, PolicyVersion, Query, QueryOverlap, Run
+from tapo_core.origin import find_origin
+from tapo_core.records import Config, Origin, PolicyVersion, Query, QueryOverlap, Run
 from tapo_core.session import Flow, Session, engine_versions
 from tapo_core.store import Record, StageCommit, load
 from tapo_core.store.lake import check_lake
@@ -107,8 +108,18 @@ def start(session: Session) -> StageCommit:
         "n_skipped_rows": skipped,
         **found,
     }
-    records: list[Record] = [run, resolved, policy, *queries, *overlaps]
+    records: list[Record] = [run, resolved, policy, *_origin(session, policy), *queries, *overlaps]
     return session.commit(STAGE, 0, input_digest, manifest, records)
+
+
+def _origin(session: Session, policy: PolicyVersion) -> list[Origin]:
+    """The other run that made the initial model, if one did."""
+    try:
+        found = find_origin(session.assets.model, policy)
+    except TapoError as error:
+        session.reporter.note(f"model.path is in a run that cannot be read, so the lineage ends with it: {error}")
+        return []
+    return [] if found is None else [found]
 
 
 def _decontaminated(

@@ -22,8 +22,10 @@ from tapo_core.text import one_line, shortened
 #: The tables whose rows have a place in the lineage.
 _KINDS = (
     *("query", "policy_version", "rollout", "verification", "error_location", "correction", "selection_decision"),
-    *("evaluation", "cold_start_example"),
+    *("evaluation", "cold_start_example", "origin"),
 )
+#: Of these, those whose rows belong to the whole run.
+_WITHOUT_ITERATION = ("query", "origin")
 #: What the SQL below asks.
 _ASKED = (*_KINDS, "advantage", "verdict", "lineage_edge", "lineage_node")
 _MIN_PREFIX = 6
@@ -52,7 +54,9 @@ FROM walked GROUP BY ALL ORDER BY 6, 1, 2, 5, 3, 4
 LIMIT $max_edges + 1
 """
 _UP = _WALK.format(
-    here="child", there="parent", through="(edge.child_kind <> 'policy_version' OR edge.relation = 'parent')"
+    here="child",
+    there="parent",
+    through="(edge.child_kind <> 'policy_version' OR edge.relation IN ('parent', 'forked_from'))",
 )
 _DOWN = _WALK.format(here="parent", there="child", through="edge.parent_kind <> 'policy_version'")
 
@@ -124,18 +128,19 @@ def _open_near(run_folder: Path, iterations: Collection[int], max_depth: int) ->
     def near(commit: StageCommit, table: str) -> bool:
         if table == "policy_version":
             return oldest <= commit.iteration <= newest
-        return commit.iteration in iterations or table == "query"
+        return commit.iteration in iterations or table in _WITHOUT_ITERATION
 
     return open_reader(run_folder, wanted=near, only=_ASKED, in_memory=len(iterations) <= _FEW_ITERATIONS)
 
 
 def _search(connection: duckdb.DuckDBPyConnection, digits: str, prefix: str) -> list[tuple[str, str, int | None]]:
-    """Kind, id and iteration (None for a query) of what has an id that begins so; eleven at most."""
+    """Kind, id and iteration (None for what belongs to the whole run) of what has an id that begins so; eleven at most."""
     low, high = (str(uuid.UUID(digits.ljust(32, end))) for end in "0f")
     places = (
-        f"SELECT '{name}', CAST({key} AS VARCHAR) AS id, {'NULL' if name == 'query' else 'iteration'} FROM {prefix}{name} "
-        f"WHERE {key} BETWEEN $low AND $high"
-        for name, key in ((name, TABLES_BY_NAME[name].key[0]) for name in _KINDS)
+        f"SELECT '{name}', CAST({key} AS VARCHAR) AS id, {iteration} FROM {prefix}{name} WHERE {key} BETWEEN $low AND $high"
+        for name in _KINDS
+        for key in (TABLES_BY_NAME[name].key[0],)
+        for iteration in ("NULL" if name in _WITHOUT_ITERATION else "iteration",)
     )
     sql = f"{' UNION ALL '.join(places)} ORDER BY id LIMIT 11"
     return connection.execute(sql, {"low": low, "high": high}).fetchall()

@@ -66,6 +66,7 @@ PARENTS: dict[type[Any], tuple[Parent, ...]] = {
         Parent("subject_id", records.Correction, "kind = 'ift'"),
     ),
     records.Redaction: (_QUERY,),
+    records.Origin: (_POLICY_VERSION,),  # the other ids are of another run's store
 }
 
 

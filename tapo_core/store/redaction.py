@@ -77,6 +77,9 @@ KEPT: Mapping[str, Mapping[str, str]] = {
     "update_metric": {"name": "a name"},
     "evaluation": {"dataset": "a name", "metric": "a name", "interval_method": "a name"},
     "cold_start_example": {"content_sha256": "a digest"},
+    "origin": dict.fromkeys(
+        ("parent_run_name", "parent_folder", "parent_config_digest", "parent_chain_digest"), "about another run"
+    ),
     "redaction": dict.fromkeys(
         ("reason", "table_name", "row_key", "columns", "original_digest", "redacted_digest"), "the redaction itself"
     ),

@@ -40,6 +40,7 @@ Record = (
     | records.Evaluation
     | records.ColdStartExample
     | records.Redaction
+    | records.Origin
 )
 
 #: The columns that tell two rows of a table apart.
@@ -61,6 +62,7 @@ KEYS: dict[type[Any], tuple[str, ...]] = {
     records.Evaluation: ("evaluation_id",),
     records.ColdStartExample: ("example_id",),
     records.Redaction: ("redaction_id",),
+    records.Origin: ("origin_id",),
 }
 
 
