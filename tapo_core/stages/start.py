@@ -75,11 +75,12 @@ def start(session: Session) -> StageCommit:
     )
     # Of the queries as they were read: what is dropped of them follows from them and the configuration.
     read = {query.query_id for query in inputs.queries}
-    if (session.folder / "store").exists():
+    exists = (session.folder / "store").exists()
+    if exists:
+        session.lock()
         read |= session.redacted  # which may be gone from the data by now
     input_digest = digest([policy.checkpoint_digest, sorted(read)])
-    if (session.folder / "store").exists():
-        session.lock()
+    if exists:
         done = session.done(STAGE, 0, input_digest)
         if done is not None:
             return done
