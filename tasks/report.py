@@ -10,11 +10,11 @@ from prefect.context import TaskRunContext
 from tapo_core.iteration_report import iteration_report
 from tapo_core.session import Session
 from tasks.artifacts import artifact_key
+from tasks.options import result_key
 
 
 def _cache_key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
-    session: Session = parameters["session"]
-    return f"{session.run_id}-{parameters['iteration']}-report-{parameters['input_digest']}"
+    return result_key(parameters["session"], parameters["iteration"], "report", parameters["input_digest"])
 
 
 @task(

@@ -6,6 +6,7 @@ from typing import Any
 
 import duckdb
 import pyarrow
+import pyarrow.compute
 
 from tapo_core.errors import IntegrityError
 from tapo_core.ids import digest, iteration_of
@@ -25,6 +26,13 @@ class Batch:
     def incoming(self) -> str:
         """The temporary table in which SQL sees the rows."""
         return f"incoming_{self.table.name}"
+
+    def same_iterations(self, rows: str) -> str | None:
+        """SQL that holds for those of some rows which are of these rows' iterations; None if the table has no iterations."""
+        if "iteration" not in self.table.column_names:
+            return None
+        found = pyarrow.compute.min_max(self.rows["iteration"]).as_py()
+        return f"{rows}.iteration BETWEEN {found['min']} AND {found['max']}"
 
 
 def _batch(table: Table, records: Sequence[Record]) -> Batch:
@@ -110,10 +118,10 @@ def insert_batch(connection: duckdb.DuckDBPyConnection, batch: Batch) -> set[tup
     connection.execute(f"CREATE TEMP TABLE {batch.incoming} AS SELECT {casts} FROM handed_in")
     connection.unregister("handed_in")
     same_key = " AND ".join(f"incoming.{name} = stored.{name}" for name in table.key)
-    if "iteration" in table.column_names:
+    near = batch.same_iterations("stored")
+    if near is not None:
         # No row of another iteration has the key (`_check_iterations`), and DuckDB then reads no other iteration's chunks.
-        ((low, high),) = connection.execute(f"SELECT min(iteration), max(iteration) FROM {batch.incoming}").fetchall()
-        same_key += f" AND stored.iteration BETWEEN {low} AND {high}"
+        same_key += f" AND {near}"
     key_columns = ", ".join(f"CAST({name} AS VARCHAR)" if name.endswith("_id") else name for name in table.key)
     inserted = connection.execute(
         f"INSERT INTO {table.name} SELECT * FROM {batch.incoming} AS incoming "

@@ -10,6 +10,7 @@ import duckdb
 
 from tapo_core import records
 from tapo_core.errors import IntegrityError
+from tapo_core.store.batches import Batch
 from tapo_core.store.tables import TABLES, Record, Table
 
 
@@ -70,13 +71,13 @@ PARENTS: dict[type[Any], tuple[Parent, ...]] = {
 }
 
 
-def check_parents(connection: duckdb.DuckDBPyConnection, table: Table, incoming: str) -> None:
+def check_parents(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
     """Look for rows without a parent among the incoming rows of a table.
 
     Raises:
         IntegrityError: naming the child, the column and the id that is nowhere.
     """
-    near = _same_iterations(connection, table, incoming)
+    table, near = batch.table, batch.same_iterations("parent")
     for parent in PARENTS[table.record_class]:
         parent_table = TABLES[parent.record_class]
         # Most parents are of the same iteration, which is at one place in the table; only what is not there is looked for
@@ -84,7 +85,7 @@ def check_parents(connection: duckdb.DuckDBPyConnection, table: Table, incoming:
         orphan = None
         for where in (near if "iteration" in parent_table.column_names else None, "true"):
             if where is not None:
-                orphan = _orphan(connection, table, incoming, parent, where)
+                orphan = _orphan(connection, table, batch.incoming, parent, where)
                 if orphan is None:
                     break
         if orphan is not None:
@@ -92,14 +93,6 @@ def check_parents(connection: duckdb.DuckDBPyConnection, table: Table, incoming:
             raise IntegrityError(
                 f"{table.name} ({key}): {parent.column} {orphan[0]} is not in {parent_table.name}. Nothing was written."
             )
-
-
-def _same_iterations(connection: duckdb.DuckDBPyConnection, table: Table, incoming: str) -> str | None:
-    """A condition that holds for parents of the iterations of the incoming rows; None if there is no telling."""
-    if "iteration" not in table.column_names:
-        return None
-    ((low, high),) = connection.execute(f"SELECT min(iteration), max(iteration) FROM {incoming}").fetchall()
-    return None if low is None else f"parent.iteration BETWEEN {low} AND {high}"
 
 
 def _orphan(

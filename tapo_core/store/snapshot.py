@@ -22,6 +22,7 @@ from tapo_core.store.ledger import read_ledger
 from tapo_core.store.migrate import shipped_migrations, view_statements
 from tapo_core.store.publish import TABLES_BY_NAME, published_files
 from tapo_core.store.rows import arrow_schema
+from tapo_core.store.tables import Table
 
 #: A reader must not read other files, load extensions, see Python's variables, spill to disk, or undo any of this.
 READER_CONFIG: Config = {
@@ -112,6 +113,11 @@ def open_reader(
     return connection
 
 
+def _tables(only: Collection[str] | None) -> list[Table]:
+    """All tables, or those named."""
+    return [table for table in TABLES_BY_NAME.values() if only is None or table.name in only]
+
+
 def create_views(
     connection: duckdb.DuckDBPyConnection,
     prefix: str = "published_",
@@ -122,9 +128,7 @@ def create_views(
 
     `in_memory`: the rows are copied into DuckDB's own tables now, and not read from the files by each question.
     """
-    for table in TABLES_BY_NAME.values():
-        if only is not None and table.name not in only:
-            continue
+    for table in _tables(only):
         columns = ", ".join(f"CAST({c.name} AS {c.sql_type}) AS {c.name}" for c in table.columns)
         kind = "TABLE" if in_memory else "VIEW"
         connection.execute(f"CREATE {kind} {table.name} AS SELECT {columns} FROM {prefix}{table.name}")
@@ -148,9 +152,7 @@ def register_tables(
 
     Files from before a migration that added columns read as NULL there.
     """
-    for table in TABLES_BY_NAME.values():
-        if only is not None and table.name not in only:
-            continue
+    for table in _tables(only):
         chosen = commits if wanted is None else [commit for commit in commits if wanted(commit, table.name)]
         files = pyarrow.dataset.FileSystemDataset.from_paths(
             published_files(run_folder, chosen, table.name),

@@ -123,7 +123,7 @@ class StoreWriter:
             connection.begin()
             repeated = {batch.table.name: insert_batch(connection, batch) for batch in batches}
             for batch in batches:
-                check_parents(connection, batch.table, batch.incoming)
+                check_parents(connection, batch)
                 check_not_redacted(connection, batch.table, batch.incoming)
             _check_run(connection, run_id, batches)
             commit = append_commit(
