@@ -305,6 +305,44 @@ class StoreConfig(_Section):
         return lake
 
 
+Stage = Literal[
+    "sample",
+    "verify",
+    "locate_error",
+    "diagnose_and_correct",
+    "filter_by_difficulty",
+    "update_policy",
+    "evaluate",
+    "zpd_filter",
+    "build_cold_start_data",
+    "supervised_fine_tuning",
+]
+
+
+class LimitsConfig(_Section):
+    """How often a stage is tried, and how long it may take (docs/operate.md). Not part of the config digest."""
+
+    retries: Annotated[int, Field(ge=0, le=20)] = 3
+    """Times that a stage is tried again after an error that may pass: an engine died, a file was locked, disk or memory did not
+    suffice, the time was over. Other errors stop the run at once."""
+    retry_seconds: Annotated[float, Field(ge=0.0, le=3600.0)] = 5.0
+    """Pause before the first of these; three times as long before each further one, at most an hour."""
+    timeout_minutes: Annotated[float, Field(gt=0.0)] = 720.0
+    """A stage that takes longer is stopped, and tried again."""
+    stage_timeout_minutes: dict[Stage, Annotated[float, Field(gt=0.0)]] = {}
+    """Instead, for single stages: {sample = 30, update_policy = 60}."""
+
+    def timeout_seconds(self, stage: str) -> float:
+        """How long one attempt of a stage may take."""
+        minutes = {str(name): value for name, value in self.stage_timeout_minutes.items()}
+        return 60.0 * minutes.get(stage, self.timeout_minutes)
+
+    @property
+    def pauses(self) -> list[float]:
+        """Seconds before each further attempt."""
+        return [min(3600.0, self.retry_seconds * 3**n) for n in range(self.retries)]
+
+
 class ZpdConfig(_Section):
     """The filter of a training set before training (`tapo zpd`): keep what is neither too hard nor too easy for the model."""
 
@@ -367,6 +405,7 @@ class TapoConfig(_Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
     store: StoreConfig = StoreConfig()
+    limits: LimitsConfig = LimitsConfig()
     zpd: ZpdConfig = ZpdConfig()
     cold_start: ColdStartConfig = ColdStartConfig()
     sft: SftConfig = SftConfig()
@@ -406,10 +445,11 @@ class TapoConfig(_Section):
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of all that shapes the trajectories: all but the run's name, folder and length, tracking and the lake."""
-        tree = self.model_dump(mode="json", exclude={"run": {"name", "output_dir", "iterations"}})
-        del tree["tracking"], tree["store"]
-        return digest(tree)
+        """Hex SHA-256 of all that shapes the trajectories: not the run's name, folder and length, nor what only operates it."""
+        excluded: dict[str, Any] = {"run": {"name", "output_dir", "iterations"}}
+        return digest(
+            self.model_dump(mode="json", exclude=excluded | dict.fromkeys(("tracking", "store", "limits"), True))
+        )
 
     @property
     def run_folder(self) -> Path:

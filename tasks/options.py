@@ -2,12 +2,16 @@
 
 * **Key**: run, iteration, stage, configuration digest and input digest. A stage whose result is there under its key is skipped
   when a flow run is retried. The input digest is the chain digest of the commit the stage builds on, so a key never fits
-  another run's data, even one of the same name. A stage that the store does not have has no key: Prefect may remember it from
-  before the run's folder was restored from a backup.
+  another run's data, even one of the same name. What Prefect remembers counts only as long as the ledger says the same: the run's
+  folder may have been restored from a backup, or rewound.
 * **Result**: a small JSON manifest (ids, digests, counts), never tensors.
-* **Retries**: only for errors that may pass (`TransientError`); bad input or a contradiction fails at once.
+* **Retries**: for errors that may pass (`failures.as_transient`), with growing pauses, on engines that are started anew and, when
+  memory did not suffice, in smaller micro-batches; other errors fail at once. How often, how long: section [limits].
+* **Timeout**: Prefect interrupts Python code; what hangs below it ends with the process, and the flow run is Crashed.
 """
 
+import faulthandler
+import sys
 from collections.abc import Callable
 from typing import Any, TypedDict
 
@@ -16,12 +20,13 @@ from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 
-from tapo_core.errors import TransientError
+from tapo_core.errors import OutOfMemoryError, StageGaveUpError, StoreLockedError
+from tapo_core.failures import as_transient
 from tapo_core.session import Session
 from tapo_core.store import StageCommit
 
-RETRIES = 2
-RETRY_DELAY_SECONDS = (2.0, 10.0)
+#: Seconds that a stage may take to end once its time is over.
+GRACE = 60.0
 
 
 class StageResult(TypedDict):
@@ -35,15 +40,12 @@ class StageResult(TypedDict):
 
 def _may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """Whether the error of a failed attempt is worth another attempt."""
-    return isinstance(state.result(raise_on_failure=False), TransientError)
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, Exception) and as_transient(error) is not None
 
 
-def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
-    session: Session = parameters["session"]
-    stage = context.task.name
-    if not session.is_done(stage, parameters["iteration"]):
-        return None
-    return result_key(session, parameters["iteration"], stage, parameters["input_digest"])
+def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+    return result_key(parameters["session"], parameters["iteration"], context.task.name, parameters["input_digest"])
 
 
 def result_key(session: Session, iteration: int, what: str, input_digest: str) -> str:
@@ -51,29 +53,85 @@ def result_key(session: Session, iteration: int, what: str, input_digest: str) -
     return "-".join((session.run_id, str(iteration), what, session.config_digest, input_digest))
 
 
-def stage_task(stage: Callable[[Session, int, str], StageCommit]) -> Task[[Session, int, str], StageResult]:
-    """A stage as a Prefect task of the same name."""
+def stage_task(
+    stage: Callable[[Session, int, str], StageCommit],
+) -> Callable[[Session, int, str], StageResult]:
+    """A stage as a Prefect task of the same name, tried as often and as long as the run's limits say.
+
+    Raises (when called):
+        StageGaveUpError: each attempt met an error that may pass.
+    """
+    name = stage.__name__
 
     def run(session: Session, iteration: int, input_digest: str) -> StageResult:
-        if not session.is_done(stage.__name__, iteration):
-            session.reporter.stage(iteration, stage.__name__)
+        if session.listed_digest(name, iteration) is None:
+            session.reporter.stage(iteration, name)
+        time_is_over = session.config.limits.timeout_seconds(name) + GRACE
+        faulthandler.dump_traceback_later(time_is_over, exit=True, file=sys.__stderr__ or sys.stderr)
         try:
             commit = stage(session, iteration, input_digest)
+        except Exception as error:
+            transient = as_transient(error)
+            if transient is None:
+                raise
+            if not isinstance(transient, StoreLockedError):
+                session.close_engines()
+            if isinstance(transient, OutOfMemoryError):
+                session.spare_memory()
+            if transient is error:
+                raise
+            raise transient from error
         finally:
+            faulthandler.cancel_dump_traceback_later()
             session.release_store()
         return StageResult(
             stage=commit.stage, iteration=commit.iteration, digest=commit.chain_digest, manifest=commit.manifest
         )
 
     run.__doc__ = stage.__doc__
-    return task(
+    as_task = task(
         run,
-        name=stage.__name__,
-        task_run_name=f"{stage.__name__} {{iteration}}",
+        name=name,
+        task_run_name=f"{name} {{iteration}}",
         persist_result=True,
         result_serializer="json",
         cache_policy=CacheKeyFnPolicy(cache_key_fn=_cache_key),
-        retries=RETRIES,
-        retry_delay_seconds=list(RETRY_DELAY_SECONDS),
         retry_condition_fn=_may_pass,
     )
+
+    def begin(session: Session, iteration: int, input_digest: str) -> StageResult:
+        limits = session.config.limits
+        limited = as_task.with_options(
+            retries=limits.retries,
+            retry_delay_seconds=limits.pauses,
+            timeout_seconds=limits.timeout_seconds(name),
+        )
+        listed = session.listed_digest(name, iteration)
+        try:
+            result = limited.with_options(refresh_cache=listed is None)(session, iteration, input_digest)
+            if listed not in (
+                None,
+                result["digest"],
+            ):  # remembered from before the run was rewound and went on elsewhere
+                result = limited.with_options(refresh_cache=True)(session, iteration, input_digest)
+            return result
+        except Exception as error:
+            transient = as_transient(error)
+            if transient is None:
+                raise
+            attempts = "1 attempt" if limits.retries == 0 else f"{limits.retries + 1} attempts"
+            raise StageGaveUpError(
+                f"{name} of iteration {iteration} gave up after {attempts}: {transient}{_advice(transient)} "
+                "Nothing is lost: retry the flow run, or tapo resume the run; it goes on with this stage."
+            ) from error
+
+    return begin
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, OutOfMemoryError):
+        return (
+            ". Give the machine more memory, or start a run with smaller sampler.max_num_seqs, sampler.kv_cache_gib "
+            "(on a GPU sampler.gpu_memory_utilization) or update.micro_batch_tokens."
+        )
+    return "" if str(error).endswith(".") else "."

@@ -67,11 +67,22 @@ def resume(
     iterations: Annotated[
         int | None, typer.Option(min=1, help="So many iterations in all, instead of those of its configuration")
     ] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option("--from", help="Do this stage and all after it again; the run as it was is kept beside it"),
+    ] = None,
+    iteration: Annotated[
+        int | None, typer.Option(min=1, help="Of the stage that is done again; the newest one when left out")
+    ] = None,
 ) -> None:
     """Go on with a run where it stopped, with the configuration in its store; no file is needed."""
     _quiet_prefect()
-    from tapo_core.cli.runs import resume_with_progress
+    from tapo_core.cli.runs import resume_with_progress, rewind
+    from tapo_core.rewind import finish_rewind
 
+    finish_rewind(run)
+    if stage is not None or iteration is not None:
+        rewind(run, stage, iteration)
     resume_with_progress(run, iterations)
 
 

@@ -12,12 +12,14 @@ from tapo_core.cli.formats import TableFormat
 from tapo_core.cli.reporter import RichReporter
 from tapo_core.cli.show import print_table
 from tapo_core.config import TapoConfig
+from tapo_core.errors import UserError
 from tapo_core.progress import reporting
 from tapo_core.resume import resumable
+from tapo_core.rewind import rewind_run
 from tapo_core.session import Flow, Session
 from tapo_core.stages.start import check_inputs
 from tapo_core.stages.zpd_filter import filtered_set
-from tapo_core.store import query
+from tapo_core.store import query, verified_commits
 
 EVALUATIONS = """
 SELECT dataset, metric, value, low, high, n_queries, n_samples FROM evaluation WHERE iteration = {} ORDER BY dataset, metric
@@ -76,6 +78,28 @@ def resume_with_progress(run_folder: Path, iterations: int | None) -> None:
             filter_with_progress(config, again)
         case "cold_start":
             cold_start_with_progress(config, again)
+
+
+def rewind(run_folder: Path, stage: str | None, iteration: int | None) -> None:
+    """Take a run back to before a stage (the iteration's first when None) of an iteration (the newest with it when None).
+
+    Raises:
+        UserError: see `rewind_run`; or the run's commits are in a lake. Nothing was changed.
+    """
+    config, _ = resumable(run_folder)
+    if config.store.lake is not None:
+        raise UserError(
+            f"{run_folder}: the lake {config.store.lake} has this run's commits as they are; tapo fork it instead"
+        )
+    made = [commit for commit in verified_commits(run_folder) if commit.iteration > 0]
+    made = [commit for commit in made if stage in (None, commit.stage) and iteration in (None, commit.iteration)]
+    newest = max((commit.iteration for commit in made), default=iteration or 1)
+    first = next((commit.stage for commit in made if commit.iteration == newest), "sample")
+    kept_in = rewind_run(run_folder, stage or first, newest)
+    told = (
+        f"{run_folder}: back to before {stage or first} of iteration {newest}; the run as it was is kept in {kept_in}"
+    )
+    Console(stderr=True).print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -86,6 +86,7 @@ def update_policy(session: Session, iteration: int, input_digest: str) -> StageC
         "n_original": sum(m.advantage.group is AdvantageGroup.ORIGINAL for m in members),
         "n_constructed": sum(m.advantage.group is AdvantageGroup.CONSTRUCTED for m in members),
         "n_steps": len(steps),
+        "micro_batch_tokens": session.micro_batch_tokens,
     }
     commit = session.commit(STAGE, iteration, input_digest, manifest, records)
     # After the commit, so that the state a retry starts from is there until the retry is no longer needed.

@@ -15,8 +15,7 @@ from flows.evaluate import evaluate_policy
 from flows.train import train
 from tapo_core.comparison import PolicyAt, compare_policies, differing_settings
 from tapo_core.config import TapoConfig
-from tapo_core.engines.vllm_sampler import VllmSampler
-from tapo_core.errors import ConfigError, TransientError, UserError
+from tapo_core.errors import ConfigError, UserError
 from tapo_core.ids import file_sha256
 from tapo_core.progress import reporting
 from tapo_core.records import (
@@ -327,24 +326,6 @@ def test_any_policy_version_can_be_evaluated_on_any_benchmark(configure: Configu
         compare_policies(PolicyAt(config.run_folder, 3), version, "held_out")
     with pytest.raises(UserError, match="no policy version 7; there are 0 to 2"):
         evaluate_policy(config, 7)
-
-
-def test_a_transient_error_is_retried_and_others_are_not(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, failures = VllmSampler.sample, [TransientError("the engine died")]
-
-    def sample(self: VllmSampler, *args: object) -> object:
-        if failures:
-            raise failures.pop()
-        return original(self, *args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(VllmSampler, "sample", sample)
-    config = configure("retried", 'method="grpo"')
-    train(config)
-    assert commits(config)[-1] == (1, "evaluate")
-    failures.append(UserError("bad input"))  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="bad input"):
-        train(configure("failed", 'method="grpo"'))
-    assert failures == []
 
 
 def test_another_configuration_needs_another_name(configure: Configure) -> None:
