@@ -102,12 +102,12 @@ class Operated:
         return pid
 
 
-def wait_until(what: Callable[[], bool], seconds: float) -> None:
-    """A limit against hanging, not a measure."""
+def wait_until(what: Callable[[], bool], seconds: float, every: float = 0.2) -> None:
+    """Ask every so many seconds. `seconds`: a limit against hanging, not a measure."""
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, f"not so after {seconds} s"
-        time.sleep(0.2)
+        time.sleep(every)
 
 
 @pytest.fixture(scope="module")
