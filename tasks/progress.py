@@ -3,6 +3,7 @@
 import time
 from uuid import UUID
 
+from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from tapo_core.progress import LogReporter
@@ -18,8 +19,8 @@ class ArtifactReporter(LogReporter):
         self._artifact: UUID | None = None
 
     def stage(self, iteration: int, stage: str) -> None:
-        """A new stage has no artifact yet."""
-        super().stage(iteration, stage)
+        """Log the stage to terminal and server. It has no artifact yet."""
+        get_run_logger().info("iteration %d: %s", iteration, stage)
         self._told, self._artifact = time.monotonic(), None
 
     def advance(self, done: int, total: int, unit: str) -> None:
