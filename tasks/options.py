@@ -2,8 +2,8 @@
 
 * **Key**: run, iteration, stage, configuration digest and input digest. A stage whose result is there under its key is skipped
   when a flow run is retried. The input digest is the chain digest of the commit the stage builds on, so a key never fits
-  another run's data, even one of the same name. A stage that the store does not have has no key: Prefect may remember it from
-  before the run's folder was restored from a backup.
+  another run's data, even one of the same name. A stage that the store does not have is never taken from Prefect, which may
+  remember it from before the run's folder was restored from a backup.
 * **Result**: a small JSON manifest (ids, digests, counts), never tensors.
 * **Retries**: only for errors that may pass (`TransientError`); bad input or a contradiction fails at once.
 """
@@ -38,12 +38,8 @@ def _may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     return isinstance(state.result(raise_on_failure=False), TransientError)
 
 
-def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
-    session: Session = parameters["session"]
-    stage = context.task.name
-    if not session.is_done(stage, parameters["iteration"]):
-        return None
-    return result_key(session, parameters["iteration"], stage, parameters["input_digest"])
+def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+    return result_key(parameters["session"], parameters["iteration"], context.task.name, parameters["input_digest"])
 
 
 def result_key(session: Session, iteration: int, what: str, input_digest: str) -> str:
@@ -51,8 +47,8 @@ def result_key(session: Session, iteration: int, what: str, input_digest: str) -
     return "-".join((session.run_id, str(iteration), what, session.config_digest, input_digest))
 
 
-def stage_task(stage: Callable[[Session, int, str], StageCommit]) -> Task[[Session, int, str], StageResult]:
-    """A stage as a Prefect task of the same name."""
+def stage_task(stage: Callable[[Session, int, str], StageCommit]) -> Callable[[Session, int, str], StageResult]:
+    """A function that runs a stage as a Prefect task of the same name."""
 
     def run(session: Session, iteration: int, input_digest: str) -> StageResult:
         if not session.is_done(stage.__name__, iteration):
@@ -66,7 +62,7 @@ def stage_task(stage: Callable[[Session, int, str], StageCommit]) -> Task[[Sessi
         )
 
     run.__doc__ = stage.__doc__
-    return task(
+    made = task(
         run,
         name=stage.__name__,
         task_run_name=f"{stage.__name__} {{iteration}}",
@@ -77,3 +73,9 @@ def stage_task(stage: Callable[[Session, int, str], StageCommit]) -> Task[[Sessi
         retry_delay_seconds=list(RETRY_DELAY_SECONDS),
         retry_condition_fn=_may_pass,
     )
+
+    def call(session: Session, iteration: int, input_digest: str) -> StageResult:
+        known = session.is_done(stage.__name__, iteration)
+        return made.with_options(refresh_cache=not known)(session, iteration, input_digest)
+
+    return call
