@@ -1,27 +1,15 @@
 """A run that is started from the form, killed, retried as the UI does it, and has done nothing twice."""
 
-import json
-import os
-import signal
 from collections import Counter
-from pathlib import Path
 
-import psutil
 import pytest
 
-from flows.repair import processes_of_flow_runs
-from tapo_core.records import PolicyVersion
-from tapo_core.store import load, verified_commits
+from tapo_core.store import verified_commits
 from tests.flows.conftest import NANO
 from tests.ops.conftest import Operated, wait_until
+from tests.ops.operating import HANGS, done_once, kill, wait_for_task
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
-STAGES = ["sample", "verify", "locate_error", "diagnose_and_correct", "filter_by_difficulty", "update_policy"]
-HANGS = 900
-
-
-def wait_for_task(operated: Operated, flow_run_id: str, task: str) -> None:
-    wait_until(lambda: task in [name for name, _ in operated.task_runs(flow_run_id)], HANGS)
 
 
 def wait_for_state(operated: Operated, flow_run_id: str, state: str) -> None:
@@ -33,29 +21,11 @@ def wait_for_state(operated: Operated, flow_run_id: str, state: str) -> None:
     wait_until(there, HANGS)
 
 
-def kill(flow_run_id: str, *more: int) -> None:
-    processes = processes_of_flow_runs()[flow_run_id]
-    for pid in [*more, *(process.pid for process in processes)]:
-        os.kill(pid, signal.SIGKILL)
-    psutil.wait_procs(processes, timeout=30)
-
-
 def retry(operated: Operated, flow_run_id: str) -> None:
     """The button Retry."""
     state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
     answer = operated.call("POST", f"flow_runs/{flow_run_id}/set_state", {"state": state, "force": True})
     assert answer["status"] == "ACCEPT"
-
-
-def done_once(run: Path, iterations: int) -> bool:
-    """Every stage is one row and one line, and a policy version came out of each iteration."""
-    commits = [(commit.iteration, commit.stage) for commit in verified_commits(run)]
-    lines = [json.loads(line) for line in (run / "store" / "ledger.jsonl").read_text().splitlines()]
-    assert max(Counter(commits).values()) == 1
-    assert [(line["iteration"], line["stage"]) for line in lines] == commits
-    assert sorted(v.iteration for v in load(run, PolicyVersion)) == list(range(iterations + 1))
-    wanted = {(0, "start"), (0, "evaluate"), (iterations, "evaluate")}
-    return set(commits) >= wanted | {(i, stage) for i in range(1, iterations + 1) for stage in STAGES}
 
 
 def test_a_killed_run_is_crashed_and_a_retry_does_the_rest(operated: Operated) -> None:
