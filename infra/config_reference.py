@@ -21,7 +21,7 @@ def _rows(model: type[BaseModel]) -> list[str]:
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             continue
-        default = "required" if field.is_required() else f"`{field.default}`"
+        default = "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
         meaning = " ".join((field.description or "").split())
         rows.append(f"| `{name}` | {default} | {meaning} |")
     return rows

@@ -10,24 +10,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from tapo_core.catalog import catalog_problem
+from tapo_core.config_operations import LimitsConfig, StoreConfig, TrackingConfig
+from tapo_core.config_section import PositiveInt, Probability, Section
 from tapo_core.ids import digest
 from tapo_core.nano.config import NanoConfig
 from tapo_core.prompts import SHORT
 
 NANO = "nano"  #: in place of a path: the built-in model or data, made from the [nano] section
 
-PositiveInt = Annotated[int, Field(gt=0)]
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class RunConfig(_Section):
+class RunConfig(Section):
     """What the run is called and how far it goes. Not part of the config digest, except the seed."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -40,18 +34,18 @@ class RunConfig(_Section):
     """Train until this many iterations are done; raise it to train a finished run further."""
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The initial policy: any Hugging Face causal language model with a chat template."""
 
     path: str = NANO
     """Folder of a Hugging Face checkpoint (safetensors), or "nano"."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of sampling and training."""
-    chat_template_kwargs: dict[str, bool | int | float | str] = {}
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Passed to the chat template, for example enable_thinking = false for Qwen3."""
 
 
-class ColumnsConfig(_Section):
+class ColumnsConfig(Section):
     """What the columns of a data set are called. Other columns are ignored."""
 
     problem: str = "problem"
@@ -81,7 +75,7 @@ class ColumnsConfig(_Section):
         return pattern
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """Where queries come from (docs/data.md): a file of JSON lines, a Parquet file, a folder that `datasets` can read, or
     hf:owner/name on the Hugging Face Hub."""
 
@@ -104,7 +98,7 @@ class DataConfig(_Section):
     """Put after every query, on a line of its own; for example: Put the final answer within \\boxed{}."""
 
 
-class SamplerConfig(_Section):
+class SamplerConfig(Section):
     """Stage 1, sample."""
 
     engine: Literal["vllm", "hf"] = "vllm"
@@ -129,7 +123,7 @@ class SamplerConfig(_Section):
     float32 agrees to 1e-5; for bfloat16 set 0.3."""
 
 
-class LocateErrorConfig(_Section):
+class LocateErrorConfig(Section):
     """Stage 3, locate error. Each method leaves its own row for each candidate."""
 
     methods: tuple[Literal["arithmetic", "task", "policy", "continuation"], ...] = ("arithmetic",)
@@ -150,7 +144,7 @@ class LocateErrorConfig(_Section):
     """continuation: steps on either side of the earlier finding that are checked as well."""
 
 
-class CorrectionConfig(_Section):
+class CorrectionConfig(Section):
     """Stage 4, diagnose and correct. Off when method = "grpo"."""
 
     mode: Literal["micro_reflective", "full_reconstruction"] = "micro_reflective"
@@ -174,7 +168,7 @@ class CorrectionConfig(_Section):
         return self.template or SHORT[self.mode]
 
 
-class FilterConfig(_Section):
+class FilterConfig(Section):
     """Stage 5, filter by difficulty: difficulty-aware candidate selection (DCS)."""
 
     n_pos: PositiveInt = 2
@@ -189,7 +183,7 @@ class FilterConfig(_Section):
     """Train only on constructed trajectories that verify as correct."""
 
 
-class AdvantageConfig(_Section):
+class AdvantageConfig(Section):
     """Decoupled advantage estimation (DAE)."""
 
     constructed_scope: Literal["query", "batch", "original", "merged"] = "batch"
@@ -201,7 +195,7 @@ class AdvantageConfig(_Section):
     """Added to the std. A group without variance has advantage 0 whatever eps is."""
 
 
-class TokenWeightConfig(_Section):
+class TokenWeightConfig(Section):
     """OOD token suppression (OTS)."""
 
     enabled: bool = True
@@ -214,7 +208,7 @@ class TokenWeightConfig(_Section):
     """*paper*: 10.0"""
 
 
-class UpdateConfig(_Section):
+class UpdateConfig(Section):
     """Stage 6, update step."""
 
     learning_rate: Annotated[float, Field(gt=0.0)] = 5e-4
@@ -246,7 +240,7 @@ class UpdateConfig(_Section):
     """DeepSpeed checkpoints kept, newest first. Weights of every policy version are kept."""
 
 
-class SourceConfig(_Section):
+class SourceConfig(Section):
     """A data set: written as its path alone, or as a table with path and columns."""
 
     path: str
@@ -263,14 +257,16 @@ class SourceConfig(_Section):
         return value
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(Section):
     """Evaluation before, during and after training: pass@k, cons@k, DSR, ERR, lengths."""
 
     every: Annotated[int, Field(ge=0)] = 10
     """Evaluate after every so many iterations, and always before the first and after the last; 0 = only then."""
     queries: PositiveInt = 200
     """The first so many held-out queries."""
-    datasets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")], SourceConfig] = {}
+    datasets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")], SourceConfig] = Field(
+        default_factory=dict
+    )
     """Benchmarks to evaluate on beside the held-out queries, whole: name = a place like data.train, or a table with path and
     columns. Examples: aime24 = "benchmarks/aime24.jsonl"; math500 = {path = "hf:HuggingFaceH4/MATH-500:test"}."""
     samples: PositiveInt = 4
@@ -281,69 +277,7 @@ class EvaluationConfig(_Section):
     """Bootstrap resamples for the interval; problems are the unit that is resampled."""
 
 
-class TrackingConfig(_Section):
-    """Curves for other tools. The store has them all (view training_curves); not part of the config digest."""
-
-    tensorboard: bool = False
-    """Write each iteration's curves and evaluations as TensorBoard events into <run>/tensorboard. Needs the package
-    tensorboard (extra "tensorboard")."""
-
-
-class StoreConfig(_Section):
-    """Where else the rows go. Not part of the config digest."""
-
-    lake: str | None = None
-    """Catalog of the lake that gets every commit as well (docs/store.md), for example "postgres:dbname=tapo host=127.0.0.1";
-    without a password. Needs the packages of the extra "lake"."""
-
-    @field_validator("lake")
-    @classmethod
-    def _catalog(cls, lake: str | None) -> str | None:
-        problem = None if lake is None else catalog_problem(lake)
-        if problem:
-            raise ValueError(problem)
-        return lake
-
-
-Stage = Literal[
-    "sample",
-    "verify",
-    "locate_error",
-    "diagnose_and_correct",
-    "filter_by_difficulty",
-    "update_policy",
-    "evaluate",
-    "zpd_filter",
-    "build_cold_start_data",
-    "supervised_fine_tuning",
-]
-
-
-class LimitsConfig(_Section):
-    """How often a stage is tried, and how long it may take (docs/operate.md). Not part of the config digest."""
-
-    retries: Annotated[int, Field(ge=0, le=20)] = 3
-    """Times that a stage is tried again after an error that may pass: an engine died, a file was locked, disk or memory did not
-    suffice, the time was over. Other errors stop the run at once."""
-    retry_seconds: Annotated[float, Field(ge=0.0, le=3600.0)] = 5.0
-    """Pause before the first of these; three times as long before each further one, at most an hour."""
-    timeout_minutes: Annotated[float, Field(gt=0.0)] = 720.0
-    """A stage that takes longer is stopped, and tried again."""
-    stage_timeout_minutes: dict[Stage, Annotated[float, Field(gt=0.0)]] = {}
-    """Instead, for single stages: {sample = 30, update_policy = 60}."""
-
-    def timeout_seconds(self, stage: str) -> float:
-        """How long one attempt of a stage may take."""
-        minutes = {str(name): value for name, value in self.stage_timeout_minutes.items()}
-        return 60.0 * minutes.get(stage, self.timeout_minutes)
-
-    @property
-    def pauses(self) -> list[float]:
-        """Seconds before each further attempt."""
-        return [min(3600.0, self.retry_seconds * 3**n) for n in range(self.retries)]
-
-
-class ZpdConfig(_Section):
+class ZpdConfig(Section):
     """The filter of a training set before training (`tapo zpd`): keep what is neither too hard nor too easy for the model."""
 
     samples: PositiveInt = 8
@@ -355,7 +289,7 @@ class ZpdConfig(_Section):
     temperature: Annotated[float, Field(gt=0.0)] = 1.0
 
 
-class ColdStartConfig(_Section):
+class ColdStartConfig(Section):
     """Examples for supervised fine-tuning, made from the initial model's own rollouts (`tapo cold-start`)."""
 
     chunks: Annotated[int, Field(ge=0)] = 0
@@ -368,7 +302,7 @@ class ColdStartConfig(_Section):
     """At most so many examples of a construction prompt and its construction; 0 = none of this kind. *paper*: 15000"""
 
 
-class SftConfig(_Section):
+class SftConfig(Section):
     """Supervised fine-tuning on the cold-start examples. The paper states none of this: all are our choices. Adam's betas,
     the weight decay and the ZeRO stage are those of [update]."""
 
@@ -387,7 +321,7 @@ class SftConfig(_Section):
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
 
 
-class TapoConfig(_Section):
+class TapoConfig(Section):
     """Everything about one training run."""
 
     method: Literal["tapo", "grpo"] = "tapo"

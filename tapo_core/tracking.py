@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas
 
-from tapo_core.config import TrackingConfig
+from tapo_core.config_operations import TrackingConfig
 from tapo_core.errors import ConfigError
 from tapo_core.store import query
 

@@ -108,6 +108,7 @@ def test_sql_and_lineage_without_a_run_say_so(tmp_path: Path) -> None:
     check_refused(tapo("sql", "SELECT 1", cwd=tmp_path), tmp_path, "no run under runs/")
     check_refused(tapo("lineage", "3abc1ac8", "--run", "x", cwd=tmp_path), tmp_path, "no run in x")
     check_refused(tapo("resume", "x", cwd=tmp_path), tmp_path, "no run in x")
+    check_refused(tapo("resume", "x", "--from", "verify", cwd=tmp_path), tmp_path, "no run in x")
 
 
 def test_help_is_quick_to_import_and_names_the_commands_of_the_readme(tmp_path: Path) -> None:

@@ -66,4 +66,15 @@ def test_the_digest_is_of_what_shapes_trajectories() -> None:
 
     assert config().digest == config(name="b", iterations=99, output_dir="/elsewhere").digest
     assert config().digest != config(seed=1).digest
+    patient = parse_config({"run": {"name": "a"}, "limits": {"retries": 9}, "tracking": {"tensorboard": True}}, "test")
+    assert config().digest == patient.digest, "how a run is operated does not make it another run"
     assert config().digest != parse_config({"run": {"name": "a"}, "method": "grpo"}, "test").digest
+
+
+def test_each_stage_has_its_time_and_the_pauses_grow() -> None:
+    limits = {"retries": 8, "retry_seconds": 10, "timeout_minutes": 60, "stage_timeout_minutes": {"sample": 1.5}}
+    found = parse_config({"run": {"name": "a"}, "limits": limits}, "test").limits
+    assert (found.timeout_seconds("sample"), found.timeout_seconds("verify")) == (90.0, 3600.0)
+    assert found.pauses == [10.0, 30.0, 90.0, 270.0, 810.0, 2430.0, 3600.0, 3600.0]
+    with pytest.raises(ConfigError, match=r"limits\.stage_timeout_minutes"):
+        parse_config({"run": {"name": "a"}, "limits": {"stage_timeout_minutes": {"smaple": 1}}}, "test")
