@@ -21,7 +21,7 @@ REQUIRED = bool(os.environ.get("TAPO_BROWSER_REQUIRED"))
 ARGS = ["--no-sandbox", "--no-first-run"] + [
     f"--disable-{what}" for what in ("gpu", "quic", "background-networking", "component-update", "sync")
 ]
-PICTURES = ROOT / "build" / "screenshots"  #: CI keeps them
+PICTURES = ROOT / "build" / "screenshots"
 
 pytestmark = [
     pytest.mark.timeout(2400),
@@ -29,8 +29,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def browser() -> Iterator[Browser]:
+    """Before any server is brought up in vain."""
     assert CHROMIUM is not None, MISSING
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
@@ -41,23 +42,29 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, operated: Operated) -> Iterator[Page]:
     """The UI's first page. That nothing beyond loopback is asked for, is checked at the end."""
-    outside: list[str] = []
+    asked: list[str] = []
 
     def keep_inside(route: Route) -> None:
-        if urlsplit(route.request.url).hostname == "127.0.0.1":
+        asked.append(route.request.url)
+        if is_ours(route.request.url):
             route.continue_()
         else:
-            outside.append(route.request.url)
             route.abort()
 
     context = browser.new_context(service_workers="block")
     context.set_default_timeout(60_000)
-    context.route(re.compile("^(http|ws)s?:"), keep_inside)
+    context.route(re.compile("^https?:"), keep_inside)
     page = context.new_page()
+    page.on("websocket", lambda socket: asked.append(socket.url))
     page.goto(f"http://127.0.0.1:{operated.port}/")
     yield page
     context.close()
-    assert outside == []
+    assert asked
+    assert [url for url in asked if not is_ours(url)] == []
+
+
+def is_ours(url: str) -> bool:
+    return urlsplit(url).hostname == "127.0.0.1"
 
 
 def picture(page: Page, name: str, height: int = 900) -> None:
