@@ -67,13 +67,16 @@ class Operated:
         )
 
     def request(self, method: str, path: str, body: object = None) -> httpx.Response:
-        """Like Prefect's own clients: asked again while the server says that it is busy (SQLite: database is locked)."""
+        """Like Prefect's own clients: asked again while the server says that it is busy (SQLite: database is locked), or nothing."""
         for _ in range(60):
-            answer = httpx.request(method, f"http://127.0.0.1:{self.port}/api/{path}", json=body, timeout=60)
+            try:
+                answer = httpx.request(method, f"http://127.0.0.1:{self.port}/api/{path}", json=body, timeout=60)
+            except httpx.ReadTimeout:
+                continue
             if answer.status_code != 503:
-                break
+                return answer
             time.sleep(1)
-        return answer
+        raise AssertionError(f"the server does not answer {method} {path}")
 
     def call(self, method: str, path: str, body: object = None) -> Any:
         answer = self.request(method, path, body)
