@@ -62,7 +62,7 @@ class Place:
             "PREFECT_API_URL": f"{self.url}/api",
             "PREFECT_SERVER_UI_API_URL": f"{self.url}/api",
             _DATABASE: self.database_url or f"sqlite+aiosqlite:///{self.home / 'prefect.db'}",
-            # Prefect's sessions can wait for each other on SQLite until this is over: half of what its clients wait for an answer.
+            # Prefect's sessions can wait for each other on SQLite until this is over: half of what clients wait.
             "PREFECT_SERVER_DATABASE_TIMEOUT": "30",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",

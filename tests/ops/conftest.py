@@ -67,7 +67,7 @@ class Operated:
         )
 
     def request(self, method: str, path: str, body: object = None) -> httpx.Response:
-        """Like Prefect's own clients: asked again while the server says that it is busy (SQLite: database is locked), or nothing."""
+        """Like Prefect's own clients: asked again while the server is busy (SQLite: database is locked) or silent."""
         for _ in range(60):
             try:
                 answer = httpx.request(method, f"http://127.0.0.1:{self.port}/api/{path}", json=body, timeout=60)
