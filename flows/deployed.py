@@ -4,6 +4,7 @@ The flows proper are called as plain code inside the flow run that the form star
 results of its stages and goes on behind them.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,8 @@ from tasks.options import StageResult
 from tasks.progress import ArtifactReporter
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+WORKER_LOG = "TAPO_WORKER_LOG"  #: environment variable: the file that the worker prints into
 
 MOST = 100_000  #: iterations that a form takes; more is a slip of the keyboard
 
@@ -101,6 +104,17 @@ def _configuration(preset: str, name: str | None, seed: int | None, overrides: l
     return load_config(PRESETS[preset], [*overrides, *fields, *more])
 
 
+def _outlive_worker() -> None:
+    """Print straight into the worker's log, if `tapo up` started the worker: what it gives to its child is a pipe, and whoever
+    prints into it when the worker is dead is ended by Prefect's console (SystemExit on a broken pipe).
+    """
+    if log := os.environ.get(WORKER_LOG):
+        file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        for stream in (1, 2):
+            os.dup2(file, stream)
+        os.close(file)
+
+
 @contextmanager
 def _operated(config: TapoConfig) -> Iterator[None]:
     """Work on a run with progress in the UI. Before all else, also before `fix_target` counts: nobody else works on the run, and
@@ -109,6 +123,7 @@ def _operated(config: TapoConfig) -> Iterator[None]:
     Raises:
         RunLockedError: somebody does. Retry the flow run when that has ended.
     """
+    _outlive_worker()
     if config.run_folder.exists():
         lock_run(config.run_folder)()
     crash_stale_tasks(flow_run.id)

@@ -130,7 +130,8 @@ def up(
         if not runs:
             name = f"tapo-{socket.gethostname()}"
             command = ["worker", "start", "--pool", POOL, "--type", "process", "--name", name]
-            process = worker.start([sys.executable, "-m", "prefect", *command], place.env(), Path.cwd())
+            env = place.env() | {"TAPO_WORKER_LOG": str(worker.log)}  # flows/deployed.py prints there
+            process = worker.start([sys.executable, "-m", "prefect", *command], env, Path.cwd())
             typer.echo(f"worker started (PID {process.pid})")
             _wait(lambda: _worker_is_heard(place, name), worker, timeout)
     finally:
