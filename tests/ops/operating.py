@@ -31,10 +31,17 @@ def wait_for_state(operated: Operated, flow_run_id: str, state: str) -> None:
 
 
 def retry(operated: Operated, flow_run_id: str) -> None:
-    """The button Retry."""
-    state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
-    answer = operated.call("POST", f"flow_runs/{flow_run_id}/set_state", {"state": state, "force": True})
-    assert answer["status"] == "ACCEPT"
+    """The button Retry; again if a worker that tells late of a process that died has called the flow run Crashed since."""
+
+    def taken() -> bool:
+        found = operated.flow_run(flow_run_id)["state"]
+        if found["name"] not in ("AwaitingRetry", "Late", "Pending", "Running", "Completed"):
+            state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
+            answer = operated.call("POST", f"flow_runs/{flow_run_id}/set_state", {"state": state, "force": True})
+            assert answer["status"] == "ACCEPT"
+        return bool(found["name"] in ("Running", "Completed"))
+
+    wait_until(taken, HANGS)
 
 
 def kill(flow_run_id: str, *more: int) -> None:
