@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -31,17 +32,19 @@ def wait_for_state(operated: Operated, flow_run_id: str, state: str) -> None:
 
 
 def retry(operated: Operated, flow_run_id: str) -> None:
-    """The button Retry; again if a worker that tells late of a process that died has called the flow run Crashed since."""
+    """The button Retry, pressed when nobody calls the flow run Crashed any more: runner and worker both do, a moment apart."""
+    states = [(0.0, "")]
 
-    def taken() -> bool:
-        found = operated.flow_run(flow_run_id)["state"]
-        if found["name"] not in ("AwaitingRetry", "Late", "Pending", "Running", "Completed"):
-            state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
-            answer = operated.call("POST", f"flow_runs/{flow_run_id}/set_state", {"state": state, "force": True})
-            assert answer["status"] == "ACCEPT"
-        return bool(found["name"] in ("Running", "Completed"))
+    def settled() -> bool:
+        now, state = time.monotonic(), operated.flow_run(flow_run_id)["state"]["id"]
+        if state != states[-1][1]:
+            states.append((now, state))
+        return now - states[-1][0] > 5
 
-    wait_until(taken, HANGS)
+    wait_until(settled, HANGS)
+    state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
+    answer = operated.call("POST", f"flow_runs/{flow_run_id}/set_state", {"state": state, "force": True})
+    assert answer["status"] == "ACCEPT"
 
 
 def kill(flow_run_id: str, *more: int) -> None:

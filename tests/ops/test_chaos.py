@@ -6,7 +6,6 @@ of sampling and of optimizer steps, told to stop, and left without a server. The
 killing that while one of them works is killing the engine.
 """
 
-import contextlib
 import itertools
 import os
 import random
@@ -79,8 +78,7 @@ class Chaos:
 
     def signal(self, number: int) -> None:
         for process in self._processes:
-            with contextlib.suppress(psutil.NoSuchProcess):  # one of a Retry that was pressed twice
-                process.send_signal(number)
+            process.send_signal(number)
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
