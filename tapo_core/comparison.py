@@ -79,7 +79,7 @@ def _rates(policy: PolicyAt, dataset: str) -> dict[str, float]:
     reader = StoreReader(folder)
     try:
         queries = reader.load(Query, split=dataset)
-        verdicts = reader.load(Verification, iteration=iteration, subject_kind=SubjectKind.ROLLOUT)
+        verdicts = reader.load(Verification, iteration=iteration, subject_kind=SubjectKind.ROLLOUT, again=None)
         rollouts = reader.load(Rollout, iteration=iteration, kind=RolloutKind.EVALUATION)
     finally:
         reader.release()

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tapo_core.config_operations import LimitsConfig, StoreConfig, TrackingConfig
 from tapo_core.config_section import PositiveInt, Probability, Section
+from tapo_core.config_verifier import VerifierConfig
 from tapo_core.ids import digest
 from tapo_core.nano.config import NanoConfig
 from tapo_core.prompts import SHORT
@@ -335,6 +336,7 @@ class TapoConfig(Section):
     filter: FilterConfig = FilterConfig()
     advantage: AdvantageConfig = AdvantageConfig()
     token_weight: TokenWeightConfig = TokenWeightConfig()
+    verifier: VerifierConfig = VerifierConfig()
     update: UpdateConfig = UpdateConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()

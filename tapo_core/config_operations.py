@@ -60,6 +60,9 @@ class LimitsConfig(Section):
     stage_timeout_minutes: dict[Stage, Annotated[float, Field(gt=0.0)]] = Field(default_factory=dict)
     """Instead, for single stages: {sample = 30, update_policy = 60}."""
 
+    verifier_workers: Annotated[int, Field(gt=0, le=256)] = 2
+    """Processes of the symbolic verifier (docs/verifier.md); each takes up to verifier.memory_mib."""
+
     def timeout_seconds(self, stage: str) -> float:
         """How long one attempt of a stage may take."""
         minutes = {str(name): value for name, value in self.stage_timeout_minutes.items()}

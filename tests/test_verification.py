@@ -1,17 +1,42 @@
-"""Verification: what is right, what is wrong, and what is unknown."""
+"""Verification: where the answer is, what a few microseconds tell, and what the symbolic tier says."""
 
+from collections.abc import Iterator
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapo_core.errors import DataError
+from tapo_core.config_verifier import VerifierConfig
 from tapo_core.records import VerificationOutcome
-from tapo_core.verification import as_number, check_gold, extract_answer, verify
+from tapo_core.verification.answers import as_number, canonical_answer, extract_answer, normalise
+from tapo_core.verification.base import Question, Verdict
+from tapo_core.verification.guards import too_large
+from tapo_core.verification.math import END, MathVerifier
+from tapo_core.verification.nano import NanoVerifier
 
 CORRECT, WRONG = VerificationOutcome.CORRECT, VerificationOutcome.WRONG
 NO_ANSWER, UNKNOWN = VerificationOutcome.NO_ANSWER, VerificationOutcome.UNKNOWN
+
+
+class NoWorkers(MathVerifier):
+    """What is left to the workers is an error here."""
+
+    def _symbolic(self, asked: list[tuple[str, str, bool]]) -> list[Verdict]:
+        assert not asked
+        return []
+
+
+@pytest.fixture(scope="module")
+def math() -> Iterator[MathVerifier]:
+    verifier = MathVerifier(VerifierConfig(), workers=2)
+    yield verifier
+    verifier.close()
+
+
+def judged(verifier: MathVerifier, text: str, gold: str, finished: bool = True) -> Verdict:
+    (verdict,) = verifier.verify([Question("", gold, text, finished)])
+    return verdict
 
 
 @pytest.mark.parametrize(
@@ -20,9 +45,17 @@ NO_ANSWER, UNKNOWN = VerificationOutcome.NO_ANSWER, VerificationOutcome.UNKNOWN
         (r"\boxed{1} then \boxed{2}", "2"),
         (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
         (r"\boxed{1} and an open \boxed{2", "1"),
+        ("\\boxed{1} " + "so " * 5000 + r"\boxed{2", "1"),
+        (r"\boxed{1} and \boxed{2}", "1, 2"),
+        (r"$\boxed{1}$, \(\boxed{2}\) or $x = \boxed{3}$", "1, 2, 3"),
+        (r"$\boxed{5}$ $\boxed{5}$", "5"),
+        (r"\boxed{1}. Wait, that is wrong. \boxed{2}", "2"),
+        (r"\boxed{\boxed{3}}", "3"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
         (r"<think>\boxed{7}</think> so \boxed{8}", "8"),
         (r"<think>\boxed{7}</think> no answer", None),
         (r"\fbox{3}", "3"),
+        (r"\boxed {4}", "4"),
         ("19", None),
         ("", None),
     ],
@@ -31,49 +64,154 @@ def test_extraction(text: str, answer: str | None) -> None:
     assert extract_answer(text) == answer
 
 
+@given(st.text(alphabet="\\boxedfrac{}12, and$ ", max_size=60), st.integers(0, 99))
+def test_the_last_box_is_found_whatever_comes_before_it(text: str, answer: int) -> None:
+    assert extract_answer(f"{text}. So: \\boxed{{{answer}}}") == str(answer)
+
+
 @pytest.mark.parametrize(
-    ("text", "gold", "outcome", "reward"),
+    ("text", "gold", "outcome", "tier"),
     [
-        (r"\boxed{14}", "14", CORRECT, 1.0),
-        (r"\boxed{ 14. }", "14", CORRECT, 1.0),
-        (r"\boxed{0.5}", r"\frac{1}{2}", CORRECT, 1.0),
-        (r"\boxed{1/2}", "0.50", CORRECT, 1.0),
-        (r"\boxed{1{,}000}", "1000", CORRECT, 1.0),
-        (r"\boxed{-3}", "3", WRONG, 0.0),
-        (r"\boxed{15}", "14", WRONG, 0.0),
-        (r"\boxed{x + 1}", "x + 1", CORRECT, 1.0),
-        (r"\boxed{x + 1}", "1 + x", UNKNOWN, None),
-        (r"\boxed{9^{9^{9}}}", "42", UNKNOWN, None),
-        (r"\boxed{1/0}", "42", UNKNOWN, None),
-        (r"\boxed{}", "42", NO_ANSWER, 0.0),
-        ("I do not know", "42", NO_ANSWER, 0.0),
+        (r"\boxed{14}", "14", CORRECT, "exact"),
+        (r"\boxed{ 14. }", "14", CORRECT, "exact"),
+        (r"\boxed{0.5}", r"\frac{1}{2}", CORRECT, "number"),
+        (r"\boxed{1/2}", "0.50", CORRECT, "number"),
+        (r"\boxed{1{,}000}", "1000", CORRECT, "exact"),
+        (r"\boxed{1 000}", "1000", CORRECT, "exact"),
+        (r"\boxed{-3}", "3", WRONG, "number"),
+        (r"\boxed{15}", "14", WRONG, "number"),
+        (r"\boxed{x + 1}", "x + 1", CORRECT, "exact"),
+        (r"\boxed{\text{Evelyn}}", "Evelyn", CORRECT, "exact"),
+        (r"\boxed{}", "42", NO_ANSWER, "extraction"),
+        ("", "42", NO_ANSWER, "extraction"),
+        ("42", "42", CORRECT, "exact"),
+        ("43", "42", WRONG, "number"),
+        (r"\boxed{" + "1" * 2000 + "}", "42", UNKNOWN, "guard"),
     ],
 )
-def test_verdicts(text: str, gold: str, outcome: VerificationOutcome, reward: float | None) -> None:
-    verdict = verify(text, gold)
-    assert (verdict.outcome, verdict.reward) == (outcome, reward)
+def test_what_needs_no_worker(text: str, gold: str, outcome: VerificationOutcome, tier: str) -> None:
+    verdict = judged(NoWorkers(VerifierConfig(), workers=1), text, gold)
+    assert (verdict.outcome, verdict.tier) == (outcome, tier)
+    assert verdict.reward == {CORRECT: 1.0, WRONG: 0.0, NO_ANSWER: 0.0, UNKNOWN: None}[outcome]
     assert (verdict.reason is not None) == (outcome is UNKNOWN)
 
 
+@pytest.mark.parametrize(
+    ("text", "gold", "outcome"),
+    [
+        (r"\boxed{1 + x}", "x + 1", CORRECT),
+        (r"\boxed{x + 2}", "x + 1", WRONG),
+        (r"\boxed{\frac{\sqrt{2}}{2}}", r"\frac{1}{\sqrt{2}}", CORRECT),
+        (r"\boxed{(2, 1)}", "(1, 2)", WRONG),
+        (r"\boxed{(1,200)}", "(1200)", WRONG),
+        (r"\boxed{1 2}", "12", WRONG),
+        (r"\boxed{\{2, 1\}}", r"\{1, 2\}", CORRECT),
+        (r"The roots are \boxed{2} and \boxed{1}.", "1, 2", CORRECT),
+        (r"\boxed{0.333333}", r"\frac{1}{3}", CORRECT),
+        (r"\boxed{50\%}", "0.5", CORRECT),
+        (r"\boxed{__import__('os').system('true')}", "42", WRONG),
+        ("So the answer is $x = 7$.", "7", CORRECT),
+        ("So the final answer is 8. I hope it is correct.", "7", WRONG),
+    ],
+)
+def test_symbolic(math: MathVerifier, text: str, gold: str, outcome: VerificationOutcome) -> None:
+    verdict = judged(math, text, gold)
+    assert (verdict.outcome, verdict.tier.removesuffix("-text")) == (outcome, "symbolic")
+    assert verdict.reason is None
+    assert verdict.milliseconds > 0
+
+
+def test_a_text_that_was_cut_off_has_its_answer_in_a_box_or_nowhere(math: MathVerifier) -> None:
+    assert judged(math, "It is 7", "7", finished=False).outcome is NO_ANSWER
+    assert judged(math, r"It is \boxed{7}, because", "7", finished=False).outcome is CORRECT
+    strict = MathVerifier(VerifierConfig(fallback="none"), workers=1)
+    assert judged(strict, "It is 7", "7").outcome is NO_ANSWER
+
+
+def test_a_pair_is_judged_once_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    verifier = MathVerifier(VerifierConfig(), workers=1, known=lambda: [(("2x", "x+x"), "correct")])
+    pool = verifier._pool
+    original = pool.ask
+    monkeypatch.setattr(pool, "ask", lambda qs: asked.extend(q["prediction"] for q in qs) or original(qs))
+    try:
+        questions = [Question("", "x+1", text) for text in (r"\boxed{1+x}", r"a \boxed{1+x}", r"\boxed{1  +  x}")]
+        assert [verdict.outcome for verdict in verifier.verify([*questions, *questions])] == [CORRECT] * 6
+        assert asked == ["1+x", "1 + x"]
+        assert [v.outcome for v in verifier.verify([*questions, Question("", "x+x", r"\boxed{2x}")])] == [CORRECT] * 4
+        assert len(asked) == 2, "known from now on, and from before"
+    finally:
+        verifier.close()
+
+
 @given(st.text(max_size=200), st.text(min_size=1, max_size=30))
-def test_no_text_can_break_the_verifier(text: str, gold: str) -> None:
-    verify(text, gold)
-    verdict = verify(f"\\boxed{{{text}}}", gold)
-    assert (verdict.reward is None) == (verdict.outcome is UNKNOWN)
+def test_no_text_breaks_what_needs_no_worker(text: str, gold: str) -> None:
+    for wrapped in (text, f"\\boxed{{{text}}}"):
+        answer = extract_answer(wrapped)
+        assert answer is None or isinstance(canonical_answer(answer), str)
+        assert normalise(normalise(gold)) == normalise(gold) or "$" in gold or "." in gold
+        too_large(wrapped)
+        as_number(gold)
 
 
 @given(st.fractions(max_denominator=10**6))
 def test_every_fraction_equals_itself_however_it_is_written(value: Fraction) -> None:
     plain = f"{value.numerator}/{value.denominator}"
-    latex = f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+    sign = "-" if value < 0 else ""
+    latex = f"{sign}\\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
     assert as_number(plain) == as_number(latex) == value
-    assert verify(f"\\boxed{{{latex}}}", plain).outcome is CORRECT
+    assert judged(NoWorkers(VerifierConfig(), workers=1), f"\\boxed{{{latex}}}", plain).outcome is CORRECT
 
 
-def test_a_million_digits_are_not_read_as_a_number() -> None:
-    assert as_number("1" * 1_000_000) is None
+@given(st.integers(-(10**12), 10**12))
+def test_digits_in_groups_are_the_number(value: int) -> None:
+    assert as_number(f"{value:,}") == as_number(f"{value:,}".replace(",", "{,}")) == value
 
 
-def test_an_empty_gold_is_refused() -> None:
-    with pytest.raises(DataError, match=r"data\.jsonl:3: the answer is empty"):
-        check_gold("$ $", "data.jsonl:3")
+@pytest.mark.parametrize("answer", ["1" * 1_000_000, "1/0", "1 2", "(1,000)", "0,111", "1e5", "", "x", "--1"])
+def test_what_is_no_plain_number(answer: str) -> None:
+    assert as_number(answer) is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "9^{9^{9^{9}}}",
+        "9^9^9^9",
+        "2^{10^{12}}",
+        "10^{100000}",
+        "1e400000000",
+        "1000000!",
+        "((9!)!)!",
+        r"\binom{10^9}{5}",
+        r"\sum_{n=1}^{10^{8}} 1",
+        "(" * 50 + ")" * 50,
+        "7" * 100,
+    ],
+)
+def test_guards(answer: str) -> None:
+    assert too_large(answer)
+
+
+@pytest.mark.parametrize(
+    "answer", ["2^{10}", "10^{100}", "e^{x^2}", "20!", r"\binom{10}{3}", r"\sum_{k=1}^{n} k", r"\frac{1}{1+\sqrt{2}}"]
+)
+def test_what_the_guards_let_through(answer: str) -> None:
+    assert too_large(answer) is None
+
+
+def test_gold_answers_are_held_against_themselves(math: MathVerifier) -> None:
+    golds = ["12", "x+1", r"\frac{1}{2}", "", "$ $", "9^{9^{9^{9}}}", r"\text{east}", "x" * (END + 1)]
+    problems = math.gold_problems(golds)
+    assert [problem is not None for problem in problems] == [False, False, False, True, True, True, False, True]
+    assert problems[5] == "powers of powers, which no answer can be held against"
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [(r"\boxed{14}", CORRECT), (r"\boxed{14.0}", WRONG), (r"\boxed{2 + }", WRONG), ("14", NO_ANSWER)],
+)
+def test_nano_takes_whole_numbers_in_a_box(text: str, outcome: VerificationOutcome) -> None:
+    (verdict,) = NanoVerifier().verify([Question("", "14", text)])
+    assert verdict.outcome is outcome
+    assert NanoVerifier().gold_problems(["14", "-3", "x"]) == [None, None, "it is not a whole number"]

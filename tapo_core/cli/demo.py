@@ -69,7 +69,7 @@ def _example(run_folder: Path) -> Correction | None:
     """A construction of the last iteration that has any, which parsed and verified as correct."""
     correct = {
         verdict.subject_id
-        for verdict in load(run_folder, Verification, subject_kind=SubjectKind.CONSTRUCTED)
+        for verdict in load(run_folder, Verification, subject_kind=SubjectKind.CONSTRUCTED, again=None)
         if verdict.outcome is VerificationOutcome.CORRECT
     }
     parsed = [

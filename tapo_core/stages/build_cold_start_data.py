@@ -27,12 +27,12 @@ from tapo_core.records import (
     RolloutTokens,
     SubjectKind,
     TokenRole,
-    Verification,
     VerificationOutcome,
 )
 from tapo_core.session import Session
 from tapo_core.stages.diagnose_and_correct import construction_message
 from tapo_core.stages.groups import Group, load_groups
+from tapo_core.stages.verify import first_verdicts
 from tapo_core.store import StageCommit
 
 STAGE = "build_cold_start_data"
@@ -102,7 +102,7 @@ def _constructions(session: Session, chunk: int) -> list[tuple[str, str]]:
     """(correction, query) ids of the constructions that parsed and verified as correct."""
     correct = {
         verdict.subject_id
-        for verdict in session.load(Verification, chunk, subject_kind=SubjectKind.CONSTRUCTED)
+        for verdict in first_verdicts(session, chunk, SubjectKind.CONSTRUCTED)
         if verdict.outcome is VerificationOutcome.CORRECT
     }
     parsed = session.load(Correction, chunk, parse_outcome=ParseOutcome.PARSED)

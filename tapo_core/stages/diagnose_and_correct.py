@@ -22,7 +22,7 @@ from tapo_core.records import (
 from tapo_core.session import Session
 from tapo_core.stages.groups import candidates, draw_reference, load_groups
 from tapo_core.stages.locate_error import error_location
-from tapo_core.stages.verify import verification
+from tapo_core.stages.verify import Written, verify_texts
 from tapo_core.store import Record, StageCommit
 
 STAGE = "diagnose_and_correct"
@@ -65,7 +65,14 @@ def diagnose_and_correct(session: Session, iteration: int, input_digest: str) ->
     for job in jobs:
         output = None if job.request is None else next(drawn)
         records += _records(session, iteration, job, output, template, policy)
-    parses = Counter(r.parse_outcome for r in records if isinstance(r, Correction))
+    corrections = [record for record in records if isinstance(record, Correction)]
+    texts = [
+        Written(SubjectKind.CONSTRUCTED, made.correction_id, made.query_id, made.constructed_text)
+        for made in corrections
+        if made.constructed_text is not None
+    ]
+    records += verify_texts(session, iteration, texts)
+    parses = Counter(correction.parse_outcome for correction in corrections)
     n_tokens = sum(len(sample.token_ids_T) for sample in samples)
     manifest = {"n_tokens": n_tokens, **{str(outcome): count for outcome, count in sorted(parses.items())}}
     return session.commit(STAGE, iteration, input_digest, manifest, records)
@@ -133,7 +140,7 @@ def _hint_text(hint: ErrorLocation | None) -> str:
 def _records(
     session: Session, iteration: int, job: _Job, output: Sample | None, template: Template, policy: PolicyVersion
 ) -> list[Record]:
-    """The correction, its tokens, and, when it parsed, the error it points at, its trajectory and the verdict on that."""
+    """The correction, its tokens, and, when it parsed, the error it points at, and its trajectory."""
     correction_id = deterministic_id(
         "correction", iteration=job.wrong.iteration, wrong=job.wrong.rollout_id, prompt=template.version
     )
@@ -179,8 +186,6 @@ def _records(
                 logprobs_T=None,
             )
         )
-        kind = SubjectKind.CONSTRUCTED
-        records.append(verification(session, iteration, kind, correction_id, text, job.wrong.query_id))
     correction = Correction(
         correction_id=correction_id,
         run_id=session.run_id,

@@ -4,9 +4,10 @@ from collections import Counter
 
 from tapo_core.difficulty import GroupCounts, Reason, judge_construction, judge_rollouts
 from tapo_core.ids import deterministic_id
-from tapo_core.records import Correction, SelectionDecision, SubjectKind, Verification
+from tapo_core.records import Correction, SelectionDecision, SubjectKind
 from tapo_core.session import Session
 from tapo_core.stages.groups import judge_group, load_groups, redacted_subjects
+from tapo_core.stages.verify import first_verdicts
 from tapo_core.store import StageCommit
 
 STAGE = "filter_by_difficulty"
@@ -41,8 +42,7 @@ def filter_by_difficulty(session: Session, iteration: int, input_digest: str) ->
         )
 
     verdicts = {
-        verdict.subject_id: verdict.outcome
-        for verdict in session.load(Verification, iteration, subject_kind=SubjectKind.CONSTRUCTED)
+        verdict.subject_id: verdict.outcome for verdict in first_verdicts(session, iteration, SubjectKind.CONSTRUCTED)
     }
     corrections: dict[str, list[Correction]] = {}
     for correction in session.load(Correction, iteration):

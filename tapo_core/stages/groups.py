@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tapo_core.difficulty import GroupCounts, Reason, draw_candidates, judge_query
 from tapo_core.records import Correction, Rollout, RolloutKind, SubjectKind, Verification, VerificationOutcome
 from tapo_core.session import Session
+from tapo_core.stages.verify import first_verdicts
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,7 @@ class Group:
 def load_groups(session: Session, iteration: int) -> list[Group]:
     """All groups of an iteration, by query id, but those of redacted queries."""
     redacted = session.redacted
-    verdicts = {
-        verdict.subject_id: verdict
-        for verdict in session.load(Verification, iteration, subject_kind=SubjectKind.ROLLOUT)
-    }
+    verdicts = {verdict.subject_id: verdict for verdict in first_verdicts(session, iteration, SubjectKind.ROLLOUT)}
     by_query: dict[str, list[Rollout]] = {}
     for rollout in session.load(Rollout, iteration, kind=RolloutKind.TRAINING):
         if rollout.query_id in redacted:

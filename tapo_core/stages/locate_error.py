@@ -18,7 +18,7 @@ from tapo_core.session import Session
 from tapo_core.stages.groups import candidates, draw_reference, load_groups
 from tapo_core.steps import split_steps, token_end_of
 from tapo_core.store import StageCommit
-from tapo_core.verification import verify
+from tapo_core.verification.base import Question as Asked
 
 STAGE = "locate_error"
 
@@ -111,14 +111,16 @@ def _means(
         max_new_tokens=session.config.sampler.max_new_tokens,
         ask=ask,
         seed=seed,
-        is_correct=_is_correct,
+        is_correct=lambda attempt, text: _is_correct(session, rollouts[attempt.name], text),
         decode=session.chat.decode,
         found=found,
     )
 
 
-def _is_correct(attempt: Attempt, text: str) -> bool | None:
-    outcome = verify(text, attempt.gold).outcome
+def _is_correct(session: Session, rollout: Rollout, text: str) -> bool | None:
+    query = session.queries[rollout.query_id]
+    (verdict,) = session.verifier.verify([Asked(query.text, query.gold, text)])
+    outcome = verdict.outcome
     return None if outcome is VerificationOutcome.UNKNOWN else outcome is VerificationOutcome.CORRECT
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import tapo_core
-from tapo_core.data import Inputs, load_inputs
+from tapo_core.data import Inputs, check_golds, load_inputs
 from tapo_core.decontamination import Overlap, find_overlaps, find_repeats
 from tapo_core.errors import ConfigError, DataError, TapoError
 from tapo_core.files import check_folder
@@ -84,6 +84,7 @@ def start(session: Session) -> StageCommit:
         done = session.done(STAGE, 0, input_digest)
         if done is not None:
             return done
+    inputs = check_golds(inputs, session.verifier, config.data.skip_bad_rows)
     queries, overlaps, found = _decontaminated(session, inputs.queries)
     session.lock()
     session.open_store()

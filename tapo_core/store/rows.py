@@ -210,8 +210,15 @@ def _plain_column(column: Column, array: pyarrow.Array) -> list[Any]:
 
 
 def keys_and_digests(table: Table, rows: pyarrow.Table) -> list[tuple[tuple[Any, ...], str]]:
-    """Key and digest of each row. Equal rows have equal digests, made from records or read from the database."""
-    plain = {column.name: _plain_column(column, rows.column(column.name).combine_chunks()) for column in table.columns}
+    """Key and digest of each row. Equal rows have equal digests, made from records or read from the database.
+
+    What was measured (a time) is left out: two runs that are the same in all else have the same digests.
+    """
+    plain = {
+        column.name: _plain_column(column, rows.column(column.name).combine_chunks())
+        for column in table.columns
+        if not column.measured
+    }
     keys = zip(*(plain[name] for name in table.key), strict=True)
     digests = (sha256_text(canonical_json(row)) for row in zip(*plain.values(), strict=True))
     return list(zip(keys, digests, strict=True))

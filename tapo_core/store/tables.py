@@ -22,6 +22,8 @@ _SQL_TYPES: dict[Any, str] = {
     list[float]: "FLOAT[]",
 }
 
+_MEASURED = frozenset({"milliseconds"})
+
 Record = (
     records.Run
     | records.Config
@@ -74,6 +76,7 @@ class Column:
     sql_type: str
     nullable: bool
     enum: type[StrEnum] | None
+    measured: bool = False  #: a measure of the machine, other in each attempt: in no digest
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ def _column(name: str, hint: Any) -> Column:
         sql_type = "TIMESTAMP"
     else:
         sql_type = _SQL_TYPES[str if enum else hint]
-    return Column(name, sql_type, nullable, enum)
+    return Column(name, sql_type, nullable, enum, name in _MEASURED)
 
 
 def _table(record_class: type[Any], key: tuple[str, ...]) -> Table:

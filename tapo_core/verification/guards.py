@@ -1,0 +1,64 @@
+"""What is too large to look at is not looked at: an answer of a few characters can ask for hours of computing.
+
+These guards only save time and workers. What they let through is held by a worker's own limits (see `pool`).
+"""
+
+import re
+
+#: Characters of an answer. Real ones have fewer than 200.
+MAX_LENGTH = 1000
+MAX_DIGITS = 60  #: in one number
+MAX_NESTING = 12
+MAX_EXPONENT = 10_000
+MAX_FACTORIAL = 500
+
+_DIGITS = re.compile(rf"\d{{{MAX_DIGITS + 1}}}")
+_EXPONENT = re.compile(r"(?:\^|\*\*|[eE][+-]?)\s*[{(]*\s*[+-]?(\d+)")
+#: A power of a power of a power.
+_CHAIN = re.compile(r"\^[\s{(]*[^\s{}()^]*(?:[\s{(]*\^[\s{(]*[^\s{}()^]*){2}")
+#: A number to the power of a number to the power of a number of two digits.
+_TOWER = re.compile(r"\d\s*(?:\^|\*\*)[\s{(]*\d+[\s{(]*(?:\^|\*\*)[\s{(]*\d{2}")
+_FACTORIAL = re.compile(r"(\d+)[\s)}]*!")
+_FACTORIAL_OF_FACTORIAL = re.compile(r"![\s)}]*!")
+_BINOMIAL = re.compile(r"\\[dt]?binom\s*\{[^{}]*(?:\d{4}|\^)")
+_RANGE = re.compile(r"\\(?:sum|prod)(?![A-Za-z])[^\\]{0,60}?\^\s*\{[^{}]*(?:\d{4}|\^)")
+
+
+def too_large(answer: str, most: int = MAX_LENGTH) -> str | None:
+    """Why an answer, or a text of at most `most` characters, is not handed to the symbolic tier; None if it is.
+
+    >>> too_large("2^{10}") is None
+    True
+    >>> too_large("9^{9^{9^{9}}}")
+    'powers of powers'
+    """
+    if len(answer) > most:
+        return f"longer than {most} characters"
+    if _nesting(answer) > MAX_NESTING:
+        return f"brackets nested deeper than {MAX_NESTING}"
+    if _DIGITS.search(answer):
+        return f"a number of more than {MAX_DIGITS} digits"
+    exponents = [int(match[1]) for match in _EXPONENT.finditer(answer)]
+    if any(exponent > MAX_EXPONENT for exponent in exponents):
+        return f"an exponent above {MAX_EXPONENT}"
+    if _CHAIN.search(answer) or _TOWER.search(answer):
+        return "powers of powers"
+    factorials = [int(match[1]) for match in _FACTORIAL.finditer(answer)]
+    if any(number > MAX_FACTORIAL for number in factorials) or _FACTORIAL_OF_FACTORIAL.search(answer):
+        return f"a factorial above {MAX_FACTORIAL}!"
+    if _BINOMIAL.search(answer):
+        return "a binomial coefficient of large numbers"
+    if _RANGE.search(answer):
+        return "a sum or product of thousands of terms"
+    return None
+
+
+def _nesting(text: str) -> int:
+    depth = deepest = 0
+    for character in text:
+        if character in "{([":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in "})]":
+            depth -= 1
+    return deepest
