@@ -1,7 +1,8 @@
 """Shared fixtures. Heavy engines are started once a session, in this process, on the built-in model."""
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,20 @@ def nano_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.getbasetemp().parent / "nano-cache"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture
+def offer_verifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Installs a package whose module has the given code, and offers its `judge` as the verifier "offered"."""
+
+    def offer(code: str) -> None:
+        folder = tmp_path / "installed"
+        metadata = folder / "offered-1.2.3.dist-info"
+        metadata.mkdir(parents=True)
+        (folder / "offered_verifier.py").write_text(code)
+        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: offered\nVersion: 1.2.3\n")
+        (metadata / "entry_points.txt").write_text("[tapo.verifiers]\noffered = offered_verifier:judge\n")
+        monkeypatch.syspath_prepend(str(folder))
+        monkeypatch.delitem(sys.modules, "offered_verifier", raising=False)
+
+    return offer

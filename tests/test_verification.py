@@ -78,6 +78,7 @@ def test_the_last_box_is_found_whatever_comes_before_it(text: str, answer: int) 
         (r"\boxed{1/2}", "0.50", CORRECT, "number"),
         (r"\boxed{1{,}000}", "1000", CORRECT, "exact"),
         (r"\boxed{1 000}", "1000", CORRECT, "exact"),
+        (r"\boxed{\$1,\!657}", r"\$1657", CORRECT, "exact"),
         (r"\boxed{-3}", "3", WRONG, "number"),
         (r"\boxed{15}", "14", WRONG, "number"),
         (r"\boxed{x + 1}", "x + 1", CORRECT, "exact"),
@@ -194,7 +195,20 @@ def test_guards(answer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", ["2^{10}", "10^{100}", "e^{x^2}", "20!", r"\binom{10}{3}", r"\sum_{k=1}^{n} k", r"\frac{1}{1+\sqrt{2}}"]
+    "answer",
+    [
+        "-x^5+4x^3+24x^2",
+        "(2^3)(3^4)(5^7)",
+        "2004!",
+        "x^{2^{3}}",
+        "2^{10}",
+        "10^{100}",
+        "e^{x^2}",
+        "20!",
+        r"\binom{10}{3}",
+        r"\sum_{k=1}^{n} k",
+        r"\frac{1}{1+\sqrt{2}}",
+    ],
 )
 def test_what_the_guards_let_through(answer: str) -> None:
     assert too_large(answer) is None

@@ -11,11 +11,12 @@ import typer
 from tapo_core.cli.formats import TableFormat
 from tapo_core.cli.show import print_table, printable
 from tapo_core.config import NANO, TapoConfig
-from tapo_core.data import Inputs, load_inputs, sources
+from tapo_core.data import Inputs, check_golds, load_inputs, sources
 from tapo_core.decontamination import Overlap, find_overlaps, find_repeats
 from tapo_core.nano.prepare import write_problems
 from tapo_core.records import OverlapKind, Query
 from tapo_core.text import one_line, shortened
+from tapo_core.verification.registry import make_verifier
 
 #: Pairs that are printed, and characters of each text.
 _PAIRS, _WIDTH = 20, 100
@@ -37,6 +38,11 @@ def print_data(config: TapoConfig) -> None:
                 str(path) if name == NANO else name for name, path in zip((train, held_out), made, strict=True)
             )
         inputs = load_inputs(config, train, held_out, run_id="")
+    verifier = make_verifier(config.verifier, config.limits.verifier_workers)
+    try:
+        inputs = check_golds(inputs, verifier, config.data.skip_bad_rows)
+    finally:
+        verifier.close()
     paths = {split: source.path for split, source in sources(config, config.data.train, config.data.held_out).items()}
     _print_sources(inputs, paths)
     by_split: dict[bool, list[Query]] = {True: [], False: []}

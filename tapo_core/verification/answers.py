@@ -16,9 +16,9 @@ _NUMBER = re.compile(r"(- ?)?(\d+(?:\.\d*)?|\.\d+)(?: ?/ ?(\d+))?")
 #: A number with its digits in groups of three. (1,234) is no number, and 0,111 is none of a thousand.
 _GROUPED = re.compile(r"-?[1-9]\d{0,2}(?:(?:,|\\,|\{,\}|[ \u00a0\u202f])\d{3})+(?:\.\d+)?")
 _NUMERAL = re.compile(r"[-+]?[\d.,]+(?: \d{3})* ?%?")
-_DELIMITED = re.compile(r"\$|\\boxed|\\\(|\\\[")
+_DELIMITED = re.compile(r"(?<!\\)\$|\\boxed|\\\(|\\\[")
 _SEPARATOR = re.compile(r",|\\,|\{,\}|[ \u00a0\u202f]")
-_DECORATION = re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[!;: ]")
+_DECORATION = re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[!;: $]")
 _TEXT = re.compile(r"\\text\{\s*([^{}]*?)\s*\}")
 #: Longer answers are not read as numbers: a million digits are no answer, and converting them takes seconds.
 MAX_NUMBER_LENGTH = 100
@@ -44,7 +44,10 @@ def extract_answer(text: str) -> str | None:
     if newest < 0:
         return None
     # Most often its end will do. (Where the last box is never closed, the whole text may have another one.)
-    end = text[max(0, newest - _LIST_LENGTH) :]
+    listed = max(0, newest - _LIST_LENGTH)
+    if text.find("\\boxed", listed, newest) < 0 and text.find("\\fbox", listed, newest) < 0:
+        listed = newest
+    end = text[listed:]
     boxes = _boxes(end)
     if not boxes:
         end, boxes = text, _boxes(text)
@@ -100,9 +103,15 @@ def as_number(answer: str) -> Fraction | None:
     >>> as_number("-1,000.50")
     Fraction(-2001, 2)
     """
-    answer = normalise(answer)
+    return number_of(normalise(answer))
+
+
+def number_of(answer: str) -> Fraction | None:
+    """`as_number` of an answer that is normalised already."""
     if len(answer) > MAX_NUMBER_LENGTH:
         return None
+    if answer.isdecimal():
+        return Fraction(int(answer))
     if "\\" in answer:
         answer = _FRACTION.sub(r"\1\2/\3", answer)
     match = _NUMBER.fullmatch(answer.replace("\u2212", "-"))

@@ -10,12 +10,11 @@ MAX_LENGTH = 1000
 MAX_DIGITS = 60  #: in one number
 MAX_NESTING = 12
 MAX_EXPONENT = 10_000
-MAX_FACTORIAL = 500
+MAX_FACTORIAL = 10_000
+MAX_POWERS = 2  #: 2^{3^4} is looked at
 
 _DIGITS = re.compile(rf"\d{{{MAX_DIGITS + 1}}}")
 _EXPONENT = re.compile(r"(?:\^|\*\*|[eE][+-]?)\s*[{(]*\s*[+-]?(\d+)")
-#: A power of a power of a power.
-_CHAIN = re.compile(r"\^[\s{(]*[^\s{}()^]*(?:[\s{(]*\^[\s{(]*[^\s{}()^]*){2}")
 #: A number to the power of a number to the power of a number of two digits.
 _TOWER = re.compile(r"\d\s*(?:\^|\*\*)[\s{(]*\d+[\s{(]*(?:\^|\*\*)[\s{(]*\d{2}")
 _FACTORIAL = re.compile(r"(\d+)[\s)}]*!")
@@ -41,7 +40,7 @@ def too_large(answer: str, most: int = MAX_LENGTH) -> str | None:
     exponents = [int(match[1]) for match in _EXPONENT.finditer(answer)]
     if any(exponent > MAX_EXPONENT for exponent in exponents):
         return f"an exponent above {MAX_EXPONENT}"
-    if _CHAIN.search(answer) or _TOWER.search(answer):
+    if _TOWER.search(answer) or _powers(answer) > MAX_POWERS:
         return "powers of powers"
     factorials = [int(match[1]) for match in _FACTORIAL.finditer(answer)]
     if any(number > MAX_FACTORIAL for number in factorials) or _FACTORIAL_OF_FACTORIAL.search(answer):
@@ -61,4 +60,27 @@ def _nesting(text: str) -> int:
             deepest = max(deepest, depth)
         elif character in "})]":
             depth -= 1
+    return deepest
+
+
+def _powers(text: str) -> int:
+    """How deep powers stand in exponents: 1 for x^2 and x^2y^3, 2 for 9^{9^9}."""
+    opened: list[bool] = []  #: brackets that are open, and whether each is an exponent
+    deepest = chained = 0
+    before = ""
+    for character in text:
+        if character.isspace():
+            continue
+        if character in "{([":
+            opened.append(before == "^")
+            chained = 0
+        elif character in "})]":
+            opened = opened[:-1]
+            chained = 0
+        elif character == "^":
+            chained += 1
+            deepest = max(deepest, sum(opened) + chained)
+        elif not character.isdigit():
+            chained = 0
+        before = character
     return deepest

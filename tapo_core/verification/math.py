@@ -5,16 +5,26 @@ fractions: what decides all of a benchmark of integers), *guard* (too large to l
 called *symbolic-text* where the answer was in no box and math-verify looked for it.
 """
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 from tapo_core.config_verifier import VerifierConfig
 from tapo_core.records import VerificationOutcome
 from tapo_core.text import one_line
-from tapo_core.verification.answers import after_thinking, as_number, extract_answer, is_bare, normalise, one_is_rounded
+from tapo_core.verification.answers import (
+    after_thinking,
+    as_number,
+    extract_answer,
+    is_bare,
+    normalise,
+    number_of,
+    one_is_rounded,
+)
 from tapo_core.verification.base import Question, Verdict
 from tapo_core.verification.guards import too_large
 from tapo_core.verification.pool import WorkerPool
@@ -25,6 +35,15 @@ END = 2000
 SYMBOLIC = "symbolic"  #: the tier whose verdicts are kept for later
 #: An answer from a box and a gold answer, white space evened out.
 Pair = tuple[str, str]
+#: Outcome, extracted answer, tier, reason.
+_Told = tuple[VerificationOutcome, str | None, str, str | None]
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _gold(gold: str) -> tuple[str, Fraction | None]:
+    """A gold answer normalised, and its number: the rollouts of a group all have the same."""
+    plain = normalise(gold)
+    return plain, number_of(plain)
 
 
 class MathVerifier:
@@ -50,9 +69,10 @@ class MathVerifier:
         for index, question in enumerate(questions):
             begun = time.perf_counter()
             answer = extract_answer(question.text)
-            verdict = self._at_once(question, answer)
-            if verdict is not None:
-                verdict = replace(verdict, milliseconds=1000 * (time.perf_counter() - begun))
+            verdict = None
+            told = self._at_once(question, answer)
+            if told is not None:
+                verdict = Verdict(*told, milliseconds=1000 * (time.perf_counter() - begun))
             else:
                 boxed = answer is not None
                 asked = one_line(answer) if answer is not None else after_thinking(question.text)[-END:]
@@ -64,32 +84,23 @@ class MathVerifier:
                 verdicts[place] = verdict if answer is None else replace(verdict, extracted_answer=answer)
         return [verdict for verdict in verdicts if verdict is not None]
 
-    def _at_once(self, question: Question, answer: str | None) -> Verdict | None:
-        """The verdict of the tiers that need no worker; None if they cannot tell."""
-        if answer is None:
-            text = after_thinking(question.text).strip()
-            if self._settings.fallback == "none" or not question.finished or not text:
-                return Verdict(VerificationOutcome.NO_ANSWER, None, "extraction")
-            answer = text if len(text) <= END else ""
-            reason = too_large(text[-END:], END)
-        elif not answer:
-            return Verdict(VerificationOutcome.NO_ANSWER, answer, "extraction")
-        else:
-            reason = too_large(answer)
+    def _at_once(self, question: Question, answer: str | None) -> _Told | None:
+        """What the tiers say that need no worker; None if they cannot tell."""
+        whole = after_thinking(question.text).strip() if answer is None else ""
+        if (not answer and not whole) or (whole and (self._settings.fallback == "none" or not question.finished)):
+            return VerificationOutcome.NO_ANSWER, answer, "extraction", None
+        if whole and len(whole) <= END:
+            answer = whole
         if answer:
-            if normalise(answer) == normalise(question.gold):
-                return Verdict(VerificationOutcome.CORRECT, answer, "exact")
-            found, expected = as_number(answer), as_number(question.gold)
-            if (
-                found is not None
-                and (found == expected or not one_is_rounded(answer, question.gold))
-                and expected is not None
-            ):
+            plain, (gold, expected) = normalise(answer), _gold(question.gold)
+            if plain == gold:
+                return VerificationOutcome.CORRECT, answer, "exact", None
+            found = None if expected is None else number_of(plain)
+            if found is not None and (found == expected or not one_is_rounded(answer, question.gold)):
                 outcome = VerificationOutcome.CORRECT if found == expected else VerificationOutcome.WRONG
-                return Verdict(outcome, answer, "number")
-        if reason:
-            return Verdict(VerificationOutcome.UNKNOWN, answer or None, "guard", reason)
-        return None
+                return outcome, answer, "number", None
+        reason = too_large(whole[-END:], END) if whole else too_large(answer or "")
+        return (VerificationOutcome.UNKNOWN, answer, "guard", reason) if reason else None
 
     def _symbolic(self, asked: list[tuple[str, str, bool]]) -> list[Verdict]:
         """Verdicts on different pairs: from earlier ones where there are, from the workers where not."""

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,16 +33,28 @@ def tokens_of(config: TapoConfig) -> dict[tuple[str, int], tuple[list[int], list
     return {rollouts[row.subject_id]: (row.token_ids_T, row.logprobs_T) for row in rows}
 
 
-def test_every_query_is_judged_once_and_those_inside_are_published(configure: Configure, tmp_path: Path) -> None:
+#: Cannot decide about one gold answer.
+JUDGE = r"""
+import re
+def judge(query, gold, text):
+    boxes = re.findall(r"boxed\{(.*?)\}", text)
+    return None if gold == "an apple" else bool(boxes) and boxes[-1] == gold
+"""
+
+
+def test_every_query_is_judged_once_and_those_inside_are_published(
+    configure: Configure, tmp_path: Path, offer_verifier: Callable[[str], None]
+) -> None:
+    offer_verifier(JUDGE)
     made = load_queries(resolve_assets(configure("made")).train, "train", "r")
     odd = {
         "problem": f"{made[0].text} Say it in words.",
         "answer": "an apple",
-    }  # no verifier can decide about this gold
+    }
     rows = [{"problem": q.text, "answer": q.gold, "family": q.family, "level": q.level} for q in made]
     given = tmp_path / "given.jsonl"
     given.write_text("".join(json.dumps(row) + "\n" for row in [*rows, odd]))
-    config = configure("judged", *ZPD, f"data.train={given}", "data.instruction=Think.")
+    config = configure("judged", *ZPD, f"data.train={given}", "data.instruction=Think.", "verifier.name=offered")
     summary = filter_training_set(config)
     folder = config.run_folder
 

@@ -106,7 +106,9 @@ def _cells(run_folder: Path, count: int, draw: random.Random) -> list[tuple[str,
     for table, row in draw.sample(rows, count):
         # outcome and a reward that is null are tied by a CHECK, which would refuse one without the other
         columns = [
-            c for c in table.columns if c.name != "outcome" and (c.name != "reward" or row["reward"] is not None)
+            c
+            for c in table.columns
+            if c.name != "outcome" and (c.name != "reward" or row["reward"] is not None) and not c.measured
         ]
         cells.append((table.name, row, draw.choice(columns)))
     return cells

@@ -12,7 +12,7 @@ from small_run import QUERY_ID, RUN_ID, Stage, build_small_run, changed, commit,
 
 from tapo_core.errors import IntegrityError, TransientError, UserError
 from tapo_core.ids import deterministic_id
-from tapo_core.records import ErrorLocation, Rollout
+from tapo_core.records import ErrorLocation, Rollout, Verification
 from tapo_core.store import StoreWriter, load, open_reader, query, verified_commits, writer
 from tapo_core.store.audit import verify
 from tapo_core.store.connection import database_path, ledger_path, published_folder
@@ -223,9 +223,10 @@ def test_an_old_store_is_published_by_the_next_writer(tmp_path: Path) -> None:
 
 @pytest.fixture
 def older_columns(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """TAPO before migration 4, which added columns to error_location."""
+    """TAPO before migration 4, which added columns to error_location (and 10, to verification)."""
     monkeypatch.setattr(writer, "shipped_migrations", lambda: shipped_migrations()[:3])
-    monkeypatch.setitem(TABLES, ErrorLocation, table_at(TABLES[ErrorLocation], 3))
+    for record_class in (ErrorLocation, Verification):
+        monkeypatch.setitem(TABLES, record_class, table_at(TABLES[record_class], 3))
     monkeypatch.setitem(PARENTS, ErrorLocation, (Parent("rollout_id", Rollout),))
     monkeypatch.setattr(writer, "check_not_redacted", lambda *_: None)
     return monkeypatch
