@@ -5,6 +5,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 _BRACES = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\[{}\\]|(?P<open>\{)|(?P<close>\})")
+_PLAIN_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{([^{}\\]*)\}")
 #: What may stand between the boxes of a list: signs, LaTeX's spaces and limits, a word or two, and a name that is set equal.
 _JOINT = re.compile(
     r"(?:[\s,;$&]|\\[()\[\],;:! ]|\\q?quad|\\text\{[^{}]{0,40}\}|\band\b|\bor\b|[A-Za-z]\w?(?:_\{?\w{1,3}\}?)?\s*=)*"
@@ -46,6 +47,9 @@ def extract_answer(text: str) -> str | None:
     # Most often its end will do. (Where the last box is never closed, the whole text may have another one.)
     listed = max(0, newest - _LIST_LENGTH)
     if text.find("\\boxed", listed, newest) < 0 and text.find("\\fbox", listed, newest) < 0:
+        plain = _PLAIN_BOX.match(text, newest)
+        if plain:
+            return plain[1].strip()
         listed = newest
     end = text[listed:]
     boxes = _boxes(end)
