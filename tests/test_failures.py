@@ -1,9 +1,7 @@
 """Which errors may pass. Most are real ones, made by what raises them."""
 
 import errno
-import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,18 +38,6 @@ def test_a_lack_of_memory_on_a_device_and_of_the_system() -> None:
     assert isinstance(as_transient(OSError(errno.ENOMEM, "Cannot allocate memory")), OutOfMemoryError)
 
 
-@pytest.fixture
-def full(tmp_path: Path) -> Iterator[Path]:
-    """A disk of a megabyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("only root may mount a small disk")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # torch leaves its file open
-
-
 WEIGHTS = {"weight": torch.zeros(2**20)}
 
 
@@ -64,8 +50,8 @@ WEIGHTS = {"weight": torch.zeros(2**20)}
     ],
     ids=["Python", "torch", "safetensors"],
 )
-def test_a_full_disk(full: Path, write: Callable[[Path], object]) -> None:
-    found = as_transient(raised(lambda: write(full / "file")))
+def test_a_full_disk(small_disk: Path, write: Callable[[Path], object]) -> None:
+    found = as_transient(raised(lambda: write(small_disk / "file")))
     assert type(found) is TransientError
     assert str(found).startswith("the disk is full: ")
     assert "Make room" in str(found)

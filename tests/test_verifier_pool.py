@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -121,10 +122,16 @@ def test_workers_that_cannot_start_are_an_error_that_says_why(make: Made, monkey
     assert workers() == []
 
 
-def test_a_full_disk_is_nothing_to_a_worker(make: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", "/dev/full")
-    monkeypatch.setenv("HOME", "/dev/full")
-    assert make().ask([question(2)])[0]["outcome"] == "correct"
+def test_a_full_disk_is_nothing_to_a_worker(make: Made, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.suppress(OSError), open(small_disk / "filler", "wb", buffering=0) as filler:
+        while True:
+            filler.write(b"x" * 4096)
+    with pytest.raises(OSError, match="No space left"):
+        (small_disk / "more").write_bytes(b"x" * 4096)
+    monkeypatch.chdir(small_disk)
+    for name in ("TMPDIR", "HOME"):
+        monkeypatch.setenv(name, str(small_disk))
+    assert [answer["outcome"] for answer in make().ask([question(2), question(9)])] == ["correct", "wrong"]
 
 
 def test_nobody_is_left_when_the_pool_is_closed(make: Made) -> None:

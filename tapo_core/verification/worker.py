@@ -8,6 +8,7 @@ prediction is the answer itself, else a text that has it somewhere at its end. L
 then for each question ``{"outcome": "correct" | "wrong" | "no_answer" | "unknown", "answer": text, "reason": text}``.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -80,12 +81,17 @@ def judge(prediction: str, gold: str, boxed: bool) -> dict[str, Any]:
         found = parse(prediction, parsing_timeout=None, raise_on_error=True)
     if not found:
         return {"outcome": "wrong" if boxed else "no_answer", "answer": None}
-    # Each reading of the one is held against each of the other. An error in one comparison leaves the others their say.
-    equal = verify(expected, found, timeout_seconds=None) or verify(
-        expected, found, timeout_seconds=None, raise_on_error=True
-    )
-    answer = next((part for part in found if isinstance(part, str)), None)
-    return {"outcome": "correct" if equal else "wrong", "answer": answer[:_MOST] if answer else None}
+    answer = next((part[:_MOST] for part in found if isinstance(part, str)), None)
+    failure = None
+    for one, other in itertools.product(expected, found):
+        try:
+            if verify(one, other, timeout_seconds=None, raise_on_error=True):
+                return {"outcome": "correct", "answer": answer}
+        except Exception as error:  # noqa: BLE001 - it leaves the other readings their say
+            failure = error
+    if failure is not None:
+        raise failure
+    return {"outcome": "wrong", "answer": answer}
 
 
 def _gold(gold: str) -> list[Any]:
