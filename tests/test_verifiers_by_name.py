@@ -22,7 +22,9 @@ def judge(query, gold, text):
 """
 
 
-def test_a_function_of_an_installed_package_is_a_verifier(offer_verifier: Offered) -> None:
+def test_a_function_of_an_installed_package_is_a_verifier(
+    offer_verifier: Offered, caplog: pytest.LogCaptureFixture
+) -> None:
     offer_verifier(JUDGE)
     verifier = make_verifier(VerifierConfig(name="offered"), workers=1)
     assert (verifier.name, verifier.version) == ("offered", "1.2.3")
@@ -32,9 +34,12 @@ def test_a_function_of_an_installed_package_is_a_verifier(offer_verifier: Offere
     assert [v.outcome for v in verdicts] == [outcomes.CORRECT, outcomes.WRONG, *[outcomes.UNKNOWN] * 3]
     assert [v.reason for v in verdicts[2:]] == [
         "the function could not tell",
-        "error: KeyError: 'a'",
+        "error: KeyError",
         "the function returned str, not True, False or None",
     ]
+    assert "the verifier offered raised KeyError: 'a'" in caplog.text, (
+        "the store has no words that were not the verifier's"
+    )
     assert [v.reward for v in verdicts] == [1.0, 0.0, None, None, None]
     assert verifier.gold_problems(["a", " "]) == [None, "it is empty"]
 

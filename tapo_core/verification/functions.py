@@ -1,5 +1,6 @@
 """Verifiers that are one Python function: nano's own, and those of installed packages."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -7,6 +8,8 @@ from tapo_core.records import VerificationOutcome
 from tapo_core.text import one_line, shortened
 from tapo_core.verification.answers import extract_answer
 from tapo_core.verification.base import Question, Verdict
+
+_LOG = logging.getLogger(__name__)
 
 #: Of query, gold answer and text: whether the text is right; None for unknown.
 Judge = Callable[[str, str, str], bool | None]
@@ -39,7 +42,11 @@ class FunctionVerifier:
             elif right not in (True, False):  # whatever its signature says
                 reason, right = f"the function returned {type(right).__name__}, not True, False or None", None
         except Exception as error:  # noqa: BLE001 - somebody else's code; whatever it raises is no verdict
-            right, reason = None, shortened(f"error: {type(error).__name__}: {one_line(error)}", 300)
+            # The message may quote problem or text, which may have to be redacted one day: it goes to the log, not to the store.
+            right, reason = None, f"error: {type(error).__name__}"
+            _LOG.warning(
+                "the verifier %s raised %s: %s", self.name, type(error).__name__, shortened(one_line(error), 300)
+            )
         outcome = VerificationOutcome.UNKNOWN
         if right is not None:
             outcome = VerificationOutcome.CORRECT if right else VerificationOutcome.WRONG
