@@ -24,6 +24,7 @@ from tapo_core.config import TapoConfig
 from tapo_core.config_file import load_config
 from tapo_core.errors import ConfigError
 from tapo_core.locks import lock_run
+from tapo_core.processes import WORKER_LOG
 from tapo_core.progress import reporting
 from tapo_core.records import PolicyVersion
 from tapo_core.store import load
@@ -31,8 +32,6 @@ from tasks.options import StageResult
 from tasks.progress import ArtifactReporter
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-
-WORKER_LOG = "TAPO_WORKER_LOG"  #: environment variable: the file that the worker prints into
 
 MOST = 100_000  #: iterations that a form takes; more is a slip of the keyboard
 

@@ -21,7 +21,7 @@ class VerifierConfig(Section):
     memory_mib: Annotated[int, Field(ge=512)] = 1024
     """Memory (MiB) that a worker may take; unknown above that."""
     alarm_unknown_share: Probability = 0.02
-    """A stage with a larger share of unknown verdicts says so, in the log and in the iteration's report."""
+    """A stage with a larger share of unknown verdicts says so in the log; the iteration's report has the counts."""
     run_model_code: bool = False
     """Must be true for the verifier code, which runs what the model wrote, in a sandbox; no other verifier does."""
     code_tests_seconds: PositiveInt = 10

@@ -12,6 +12,9 @@ import psutil
 
 from tapo_core.files import publish_text
 
+#: Environment variable of the worker: the file that it prints into.
+WORKER_LOG = "TAPO_WORKER_LOG"
+
 #: The kernel's start time of a process is kept in ticks since boot; the clock it is added to is corrected now and then.
 _SAME_START_SECONDS = 2.0
 

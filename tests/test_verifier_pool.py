@@ -1,8 +1,6 @@
 """The symbolic tier's workers: killed, starved, asked from many threads."""
 
 import contextlib
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -87,8 +85,8 @@ def test_a_question_that_takes_too_long_is_unknown_and_the_next_one_is_not(make:
 def test_a_worker_that_is_killed_from_outside_costs_no_verdict(make: Made) -> None:
     pool = make()
     pool.ask([question(1)])
-    for pid in pool.pids():
-        os.kill(pid, signal.SIGKILL)
+    for worker in workers():
+        worker.kill()
     assert [answer["outcome"] for answer in pool.ask([question(n) for n in range(4)])] == ["correct"] * 4
 
 
@@ -147,7 +145,7 @@ def test_nobody_is_left_when_the_pool_is_closed(make: Made) -> None:
 def test_a_worker_ends_when_its_parent_is_gone(make: Made) -> None:
     worker = pool_module._Worker(MEMORY)
     worker.wait_until_ready()
-    process = psutil.Process(worker.pid)
+    process = psutil.Process(worker._process.pid)
     assert worker._process.stdin is not None
     worker._process.stdin.close()
     assert process.wait(30) == 0

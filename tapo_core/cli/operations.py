@@ -109,7 +109,7 @@ def up(
     timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that the server may take to answer")] = 180.0,
 ) -> None:
     """Bring up Prefect for operating runs: server, UI, deployments, worker. Again: repair what died, leave what runs."""
-    from tapo_core.processes import Daemon
+    from tapo_core.processes import WORKER_LOG, Daemon
 
     home = _home()
     make_folder(home)
@@ -130,7 +130,7 @@ def up(
         if not runs:
             name = f"tapo-{socket.gethostname()}"
             command = ["worker", "start", "--pool", POOL, "--type", "process", "--name", name]
-            env = place.env() | {"TAPO_WORKER_LOG": str(worker.log)}  # flows/deployed.py prints there
+            env = place.env() | {WORKER_LOG: str(worker.log)}  # flows/deployed.py prints there
             process = worker.start([sys.executable, "-m", "prefect", *command], env, Path.cwd())
             typer.echo(f"worker started (PID {process.pid})")
             _wait(lambda: _worker_is_heard(place, name), worker, timeout)

@@ -51,8 +51,13 @@ def verify(session: Session, iteration: int, input_digest: str) -> StageCommit:
     redacted = session.redacted
     rollouts = [r for r in session.load(Rollout, iteration, kind=RolloutKind.TRAINING) if r.query_id not in redacted]
     verdicts = verify_rollouts(session, rollouts)
+    return session.commit(STAGE, iteration, input_digest, _counted(verdicts), verdicts)
+
+
+def _counted(verdicts: Sequence[Verification]) -> dict[str, int]:
+    """The manifest: how many verdicts of each outcome."""
     counts = Counter(verdict.outcome for verdict in verdicts)
-    return session.commit(STAGE, iteration, input_digest, {str(k): n for k, n in sorted(counts.items())}, verdicts)
+    return {str(outcome): count for outcome, count in sorted(counts.items())}
 
 
 def verify_rollouts(session: Session, rollouts: Sequence[Rollout]) -> list[Verification]:
@@ -140,7 +145,5 @@ def verify_again(session: Session, iteration: int) -> StageCommit | None:
         return None
     number = 1 + max(row.again or 0 for row in newest.values())
     verdicts = verify_texts(session, iteration, texts, number)
-    counts = Counter(verdict.outcome for verdict in verdicts)
-    manifest = {str(k): n for k, n in sorted(counts.items())}
     input_digest = digest(sorted(written.subject_id for written in texts))
-    return session.commit(f"{AGAIN}-{number}", iteration, input_digest, manifest, verdicts)
+    return session.commit(f"{AGAIN}-{number}", iteration, input_digest, _counted(verdicts), verdicts)

@@ -22,6 +22,7 @@ import tapo_core
 from tapo_core.config_verifier import VerifierConfig
 from tapo_core.errors import ConfigError, TransientError
 from tapo_core.records import VerificationOutcome
+from tapo_core.verification.answers import after_thinking
 from tapo_core.verification.base import Question, Verdict
 from tapo_core.verification.code_runner import EXIT_MEMORY, READY
 from tapo_core.verification.sandbox import SandboxError
@@ -50,9 +51,8 @@ def extract_program(text: str, finished: bool = True) -> str | None:
     >>> extract_program("So:\n```python\nprint(1)\n```\n")
     'print(1)\n'
     """
-    _, _, text = text.rpartition("</think>")
     program = None
-    for fence in _FENCE.finditer(text):
+    for fence in _FENCE.finditer(after_thinking(text)):
         if fence[2] or finished:
             program = fence[1]
     return program if program and program.strip() else None

@@ -59,10 +59,6 @@ class _Worker:
         self._buffer = b""
         self._ready = False
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def wait_until_ready(self) -> None:
         """Raises `_Gone` if it cannot start."""
         if not self._ready:
@@ -144,11 +140,6 @@ class WorkerPool:
             if answer.get("again"):
                 answers[index] = self._ask_alone(questions[index])
         return answers
-
-    def pids(self) -> list[int]:
-        """Of the workers that wait for a question."""
-        with self._guard:
-            return [worker.pid for worker in self._idle]
 
     def close(self) -> None:
         """End the workers that wait. The next question starts new ones."""
