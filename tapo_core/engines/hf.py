@@ -1,6 +1,6 @@
 """transformers as an engine: the `HfSampler`, and log-probabilities as the oracle that vLLM is checked against."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import transformers.utils.logging
 from tapo_core.config import SamplerConfig
 from tapo_core.engines.environment import has_gpu
 from tapo_core.engines.protocols import PolicyRef, Sample, SampleRequest
+from tapo_core.engines.streaming import StreamingSampler
 from tapo_core.errors import UserError
 from tapo_core.records import FinishReason
 
@@ -83,7 +84,7 @@ def response_logprobs(
     return result
 
 
-class HfSampler:
+class HfSampler(StreamingSampler):
     """`Sampler` over transformers, one token at a time with a seeded generator for each sequence.
 
     Slow on purpose: no padding tricks, no batching across prompts of different lengths. It is the oracle in tests and an
@@ -112,20 +113,15 @@ class HfSampler:
         self._eos = frozenset([eos] if isinstance(eos, int) else eos)
         self._policy_version_id = policy.policy_version_id
 
-    def sample(self, requests: Sequence[SampleRequest], progress: Callable[[int], None] | None = None) -> list[Sample]:
-        """Sample every request, in order. Requests with the same prompt are decoded together."""
+    def stream(self, requests: Sequence[SampleRequest]) -> Iterator[list[tuple[int, Sample]]]:
+        """Sample every request. Requests with the same prompt are decoded together."""
         if self._policy_version_id is None:
             raise RuntimeError("load_policy comes before sample")
         by_prompt: dict[tuple[int, ...], list[int]] = {}
         for index, request in enumerate(requests):
             by_prompt.setdefault(tuple(request.prompt_token_ids), []).append(index)
-        samples: dict[int, Sample] = {}
         for indices in by_prompt.values():
-            group = [requests[i] for i in indices]
-            samples.update(zip(indices, self._sample_group(group), strict=True))
-            if progress is not None:
-                progress(len(samples))
-        return [samples[i] for i in range(len(requests))]
+            yield list(zip(indices, self._sample_group([requests[i] for i in indices]), strict=True))
 
     def _sample_group(self, group: Sequence[SampleRequest]) -> Iterable[Sample]:
         """Decode requests that share one prompt, with a key-value cache."""
@@ -161,6 +157,10 @@ class HfSampler:
             for t, lp, reason in zip(tokens, logprobs, finished, strict=True)
             if reason is not None
         ]
+
+    def sleep(self) -> None:
+        """Drop the model: it is read again from the checkpoint."""
+        self.close()
 
     def close(self) -> None:
         """Drop the model."""

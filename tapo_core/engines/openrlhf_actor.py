@@ -10,7 +10,7 @@ from tapo_core.config import UpdateConfig
 from tapo_core.engines.environment import has_gpu
 from tapo_core.engines.hf import load_model, load_tokenizer
 from tapo_core.engines.openrlhf_runtime import import_openrlhf, make_strategy
-from tapo_core.files import fsync_tree, publish_folder
+from tapo_core.files import fsync_tree
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +31,34 @@ def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     return batches
 
 
+def rank_batches(lengths: Sequence[int], max_tokens: int, n_ranks: int) -> list[list[list[int]]]:
+    """Micro-batches (indices) of each rank: every sequence is in one of them, the ranks' tokens are balanced, and every rank
+    has as many, since all of them work through theirs together. [] stands for none, where a rank has fewer of its own.
+    """
+    parts = _balanced(lengths, n_ranks)
+    batches = [
+        [[part[i] for i in batch] for batch in micro_batches([lengths[i] for i in part], max_tokens)] for part in parts
+    ]
+    most = max(len(own) for own in batches)
+    return [own + [[] for _ in range(most - len(own))] for own in batches]
+
+
+def _balanced(lengths: Sequence[int], n_parts: int) -> list[list[int]]:
+    """Indices in parts of nearly equal total length, ascending within each."""
+    if len(lengths) <= n_parts:
+        return [[i] if i < len(lengths) else [] for i in range(n_parts)]
+    import_openrlhf()
+    from openrlhf.utils.seqlen_balancing import get_seqlen_balanced_partitions
+
+    parts: list[list[int]] = get_seqlen_balanced_partitions(list(lengths), n_parts, equal_size=False)
+    return parts
+
+
 class OpenRlhfActor:
-    """OpenRLHF's `Actor` under a `DeepspeedStrategy`, with its tokenizer, optimizer and schedule."""
+    """OpenRLHF's `Actor` under a `DeepspeedStrategy`, with its tokenizer, optimizer and schedule.
+
+    One rank of those that share a model's training: torch.distributed's ranks, or this process alone.
+    """
 
     def __init__(
         self, dtype: str, temperature: float, seed: int, adam: UpdateConfig, learning_rate: float, max_grad_norm: float
@@ -91,12 +117,17 @@ class OpenRlhfActor:
     def _pad(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
     ) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]:
-        """Right-padded ids [B, T], attention mask [B, T] and response mask [B, T-1]; index t of the last scores token t+1."""
+        """Right-padded ids [B, T], attention mask [B, T] and response mask [B, T-1]; index t of the last scores token t+1.
+
+        Of no sequences: one of two tokens without a response, since a rank that has none left still works beside the others.
+        """
         import torch
 
+        pad = self._tokenizer.pad_token_id
+        if not prompts:
+            prompts, responses = [[pad, pad]], [[]]
         rows = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
         longest = max(len(row) for row in rows)
-        pad = self._tokenizer.pad_token_id
         ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=self._device)
         lengths = torch.tensor([[len(row)] for row in rows], device=self._device)
         starts = torch.tensor([[len(p)] for p in prompts], device=self._device)
@@ -131,13 +162,23 @@ class OpenRlhfActor:
         gradients = [p.grad for p in self._actor.model.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
 
-    def _save(self, folder: Path, optimizer: bool) -> None:
-        """Write `folder`/hf, and if asked `folder`/deepspeed, atomically."""
-        with publish_folder(folder) as temporary:
-            self._strategy.save_model(self._actor, self._tokenizer, str(temporary / "hf"))
-            if optimizer:
-                self._actor.model.save_checkpoint(str(temporary / "deepspeed"), tag="state")
-            fsync_tree(temporary)
+    def _batches(self, lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+        """This rank's micro-batches (see `rank_batches`)."""
+        return rank_batches(lengths, max_tokens, self._strategy.world_size)[self._rank]
+
+    @property
+    def _rank(self) -> int:
+        import torch.distributed
+
+        return int(torch.distributed.get_rank())
+
+    def write(self, folder: Path, optimizer: bool) -> None:
+        """This rank's part of `folder`/hf, and if asked of `folder`/deepspeed. All ranks have to write."""
+        self._strategy.save_model(self._actor, self._tokenizer, str(folder / "hf"))
+        if optimizer:
+            self._actor.model.save_checkpoint(str(folder / "deepspeed"), tag="state")
+        if self._rank == 0:
+            fsync_tree(folder)
 
     def close(self) -> None:
         """Free the model and the optimizer; the process group stays."""

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tapo_core.engines.environment import has_gpu, prepare_environment
-from tapo_core.errors import IntegrityError
+from tapo_core.engines.protocols import PolicyRef
+from tapo_core.errors import IntegrityError, UserError
+from tapo_core.ids import tree_digest
 
 if TYPE_CHECKING:
     from openrlhf.utils.deepspeed.deepspeed import DeepspeedStrategy
@@ -136,19 +138,36 @@ def make_strategy(zero_stage: int, max_grad_norm: float, dtype: str, seed: int) 
     return strategy
 
 
-def load_optimizer(engine: Any, folder: Path, expected_digest: str | None, found_digest: str) -> None:
-    """Load a DeepSpeed checkpoint (weights, Adam's state, step counts) into an engine.
+def check_optimizer(policy: PolicyRef) -> None:
+    """See that a policy's DeepSpeed checkpoint is the one we wrote, before anything opens it.
 
-    DeepSpeed's format is torch's, which is pickle inside. It is opened only after its digest is found equal to the one that
-    the store recorded when we wrote it.
+    DeepSpeed's format is torch's, which is pickle inside: its digest has to be the one that the store recorded.
 
     Raises:
         IntegrityError: the files are not the ones that were written.
     """
-    if found_digest != expected_digest:
+    if policy.optimizer is None:
+        return
+    found = tree_digest(policy.optimizer)
+    if found != policy.optimizer_digest:
         raise IntegrityError(
-            f"{folder}: the optimizer state is not the one that was recorded (digest {found_digest[:12]}, recorded "
-            f"{(expected_digest or 'none')[:12]}); restore the folder from a backup or fork the run"
+            f"{policy.optimizer}: the optimizer state is not the one that was recorded (digest {found[:12]}, recorded "
+            f"{(policy.optimizer_digest or 'none')[:12]}); restore the folder from a backup or fork the run"
+        )
+
+
+def load_optimizer(engine: Any, folder: Path, n_ranks: int) -> None:
+    """Load a DeepSpeed checkpoint (weights, Adam's state, step counts), seen by `check_optimizer`, into an engine.
+
+    Raises:
+        UserError: another number of ranks wrote it, each its part.
+        IntegrityError: there is none.
+    """
+    parts = len(list(folder.glob("state/*zero_pp_rank_*_optim_states.pt")))
+    if parts and parts != n_ranks:
+        raise UserError(
+            f"{folder}: the optimizer state was written by {parts} ranks, each its part; set cluster.trainer_ranks = {parts} "
+            f"(now {n_ranks}), or fork the run, which begins with a new optimizer"
         )
     path, _ = engine.load_checkpoint(str(folder), tag="state")
     if path is None:

@@ -1,5 +1,6 @@
 """The update step on OpenRLHF: `Actor`, `PolicyLoss` and `DeepspeedStrategy`, fed with our advantages and weights."""
 
+import math
 import os
 import random
 import shutil
@@ -10,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from tapo_core.config import TokenWeightConfig, UpdateConfig
 from tapo_core.engines.hf import load_model, response_logprobs
-from tapo_core.engines.openrlhf_actor import OpenRlhfActor, micro_batches
-from tapo_core.engines.openrlhf_runtime import load_optimizer
+from tapo_core.engines.openrlhf_actor import OpenRlhfActor
+from tapo_core.engines.openrlhf_runtime import check_optimizer, load_optimizer
 from tapo_core.engines.protocols import PolicyRef, StepMetrics, TokenScores, TrainingTrajectory
-from tapo_core.ids import tree_digest
+from tapo_core.files import publish_folder
 from tapo_core.records import AdvantageGroup
 from tapo_core.token_weights import ood_token_weights
 
 if TYPE_CHECKING:
     import torch
 
+#: Metrics that every rank has the same value of.
+_SHARED = frozenset({"grad_norm", "learning_rate"})
 _GROUPS = (AdvantageGroup.ORIGINAL, AdvantageGroup.CONSTRUCTED)
 
 
@@ -43,6 +46,11 @@ class OpenRlhfTrainer(OpenRlhfActor):
 
     def load_policy(self, policy: PolicyRef) -> None:
         """Take weights and optimizer state from files."""
+        check_optimizer(policy)
+        self.load_checked(policy)
+
+    def load_checked(self, policy: PolicyRef) -> None:
+        """Take weights and optimizer state from files that `check_optimizer` has seen."""
         schedule = {
             # Constant in the end: a run may be continued for any number of iterations, which no decaying schedule allows.
             "lr_scheduler": "constant_with_warmup",
@@ -51,38 +59,46 @@ class OpenRlhfTrainer(OpenRlhfActor):
         }
         self._load(policy.checkpoint, schedule)
         if policy.optimizer is not None:
-            load_optimizer(self._actor.model, policy.optimizer, policy.optimizer_digest, tree_digest(policy.optimizer))
+            load_optimizer(self._actor.model, policy.optimizer, self._strategy.world_size)
         self._policy_version_id = policy.policy_version_id
 
     def score(self, prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> list[TokenScores]:
         """Log-probabilities and entropies of responses."""
+        scores = self.score_share(prompts, responses)
+        return [scores[i] for i in range(len(prompts))]
+
+    def score_share(self, prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> dict[int, TokenScores]:
+        """What of all responses is this rank's to score, by index."""
         import torch
 
         self._actor.eval()
         scores: dict[int, TokenScores] = {}
         lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
-        for batch in micro_batches(lengths, self._config.micro_batch_tokens):
+        for batch in self._batches(lengths, self._config.micro_batch_tokens):
             ids, attention, _ = self._pad([prompts[i] for i in batch], [responses[i] for i in batch])
             with torch.no_grad():
                 logprobs, output = self._forward(ids, attention, entropy=True)
             for row, i in enumerate(batch):
                 span = slice(len(prompts[i]) - 1, lengths[i] - 1)
                 scores[i] = TokenScores(logprobs[row, span].tolist(), output.entropy[row, span].tolist())
-        return [scores[i] for i in range(len(prompts))]
+        return scores
 
     def update(self, trajectories: Sequence[TrainingTrajectory], seed: int) -> list[StepMetrics]:
         """All optimizer steps of one iteration."""
+        return joined([self.update_share(trajectories, seed)])
+
+    def update_share(self, trajectories: Sequence[TrainingTrajectory], seed: int) -> list[StepMetrics]:
+        """This rank's part of all optimizer steps on all trajectories. The ranks' metrics make the step's by `joined`."""
         if self._policy_version_id is None:
             raise RuntimeError("load_policy comes before update")
         self._policy_version_id = None
-        reference = self._reference_logprobs(trajectories)
         self._actor.train()
         steps = []
         for epoch in range(self._config.epochs):
             order = list(range(len(trajectories)))
             random.Random(f"{seed}/{epoch}").shuffle(order)
             for chunk in _deal(order, self._config.minibatches):
-                steps.append(self._step([trajectories[i] for i in chunk], [reference[i] for i in chunk]))
+                steps.append(self._step([trajectories[i] for i in chunk]))
         return steps
 
     @cached_property
@@ -90,9 +106,7 @@ class OpenRlhfTrainer(OpenRlhfActor):
         return load_model(self._reference_checkpoint, self._dtype, self._device)
 
     def _reference_logprobs(self, trajectories: Sequence[TrainingTrajectory]) -> list[list[float]]:
-        """The reference model's log-probabilities of each trajectory's response tokens; nothing if there is no KL term."""
-        if self._config.kl_coefficient == 0.0:
-            return [[] for _ in trajectories]
+        """The reference model's log-probabilities of each trajectory's response tokens."""
         return response_logprobs(
             self._reference_model,
             [t.prompt_token_ids for t in trajectories],
@@ -100,8 +114,9 @@ class OpenRlhfTrainer(OpenRlhfActor):
             self._temperature,
         )
 
-    def _step(self, minibatch: Sequence[TrainingTrajectory], reference: Sequence[Sequence[float]]) -> StepMetrics:
-        """One optimizer step: L = L_GRPO(original) + lambda * L(constructed), each averaged over its own group.
+    def _step(self, minibatch: Sequence[TrainingTrajectory]) -> StepMetrics:
+        """This rank's part of one optimizer step: L = L_GRPO(original) + lambda * L(constructed), each averaged over its own
+        group of the whole minibatch.
 
         With a KL term, each group's loss also has kl_coefficient * k3(policy, reference), averaged in the same way.
         """
@@ -123,51 +138,52 @@ class OpenRlhfTrainer(OpenRlhfActor):
             for g, rows in members.items()
         }
         scale = {AdvantageGroup.ORIGINAL: 1.0, AdvantageGroup.CONSTRUCTED: self._config.lambda_constructed}
+        has_kl = self._config.kl_coefficient > 0.0
+        names = ("loss", "clip_fraction", "kl", *(("reference_kl",) if has_kl else ()))
         metrics = {"loss": 0.0}
         for group, rows in members.items():
-            metrics |= {f"{name}/{group}": 0.0 for name in ("loss", "clip_fraction", "kl")} if rows else {}
+            metrics |= {f"{name}/{group}": 0.0 for name in names} if rows else {}
         lengths = [len(t.prompt_token_ids) + len(t.response_token_ids_T) for t in minibatch]
-        batches = micro_batches(lengths, self._config.micro_batch_tokens)
+        batches = self._batches(lengths, self._config.micro_batch_tokens)
+        n_ranks = self._strategy.world_size
         for number, batch in enumerate(batches):
             rows = [minibatch[i] for i in batch]
-            total = None
             ids, attention, response = self._pad(
                 [t.prompt_token_ids for t in rows], [t.response_token_ids_T for t in rows]
             )
             logprobs, output = self._forward(ids, attention, entropy=self._weighs_anew)
+            total = 0.0 * logprobs.sum()  # for a rank that has none left
             old = self._spread([t.old_logprobs_T for t in rows], response)
             weights = self._weights(rows, response, logprobs, output)
             advantage = self._spread(
                 [[t.advantage * w for w in ws] for t, ws in zip(rows, weights, strict=True)], response
             )
+            if has_kl:
+                reference = self._spread(self._reference_logprobs(rows), response)
             for group in _GROUPS:
                 chosen = response * self._column([t.group == group for t in rows])
                 share = float(chosen.sum()) / max(totals[group]["batch_num_tokens"], 1.0)
                 if share == 0.0:
                     continue
                 loss, clipped, kl, _, _ = loss_function(
-                    logprobs, old, advantage, action_mask=chosen, dp_size=self._strategy.world_size, **totals[group]
+                    logprobs, old, advantage, action_mask=chosen, dp_size=n_ranks, **totals[group]
                 )
-                if self._config.kl_coefficient > 0.0:
+                if has_kl:
                     distance = aggregate_loss(
-                        compute_approx_kl(
-                            logprobs, self._spread([reference[i] for i in batch], response), kl_estimator="k3"
-                        ),
+                        compute_approx_kl(logprobs, reference, kl_estimator="k3"),
                         chosen,
                         token_level_loss=self._config.loss_aggregation == "token",
-                        dp_size=self._strategy.world_size,
+                        dp_size=n_ranks,
                         **totals[group],
                     )
-                    metrics[f"reference_kl/{group}"] = metrics.get(f"reference_kl/{group}", 0.0) + float(
-                        distance.detach()
-                    )
+                    metrics[f"reference_kl/{group}"] += float(distance.detach()) / n_ranks
                     loss = loss + self._config.kl_coefficient * distance
                 part = scale[group] * loss
-                total = part if total is None else total + part
-                metrics[f"loss/{group}"] += float(loss.detach())
+                total = total + part
+                metrics[f"loss/{group}"] += float(loss.detach()) / n_ranks
                 metrics[f"clip_fraction/{group}"] += float(clipped) * share
                 metrics[f"kl/{group}"] += float(kl) * share
-                metrics["loss"] += float(part.detach())
+                metrics["loss"] += float(part.detach()) / n_ranks
             metrics["grad_norm"] = self._accumulate(total, last=number == len(batches) - 1)
         return StepMetrics(metrics)
 
@@ -206,8 +222,26 @@ class OpenRlhfTrainer(OpenRlhfActor):
 
     def publish(self, folder: Path, policy_version_id: str) -> None:
         """Write weights and optimizer state, atomically."""
-        self._save(folder, optimizer=True)
+        with publish_folder(folder) as temporary:
+            self.write(temporary, optimizer=True)
+        self.holds(policy_version_id)
+
+    def holds(self, policy_version_id: str) -> None:
+        """Be told the version that the weights were published as."""
         self._policy_version_id = policy_version_id
+
+
+def joined(shares: Sequence[Sequence[StepMetrics]]) -> list[StepMetrics]:
+    """The metrics of each optimizer step from every rank's part of them: sums, but for what all ranks share."""
+    return [
+        StepMetrics(
+            {
+                name: value if name in _SHARED else math.fsum(part.values[name] for part in parts)
+                for name, value in parts[0].values.items()
+            }
+        )
+        for parts in zip(*shares, strict=True)
+    ]
 
 
 def _deal(order: Sequence[int], parts: int) -> Iterator[list[int]]:

@@ -6,20 +6,21 @@ plain tensors instead. The probe (`engines.probe`) proves after every load that 
 """
 
 import importlib.metadata
+import itertools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tapo_core.config import SamplerConfig
 from tapo_core.engines.environment import has_gpu, prepare_environment
 from tapo_core.engines.protocols import PolicyRef, Sample, SampleRequest
+from tapo_core.engines.streaming import StreamingSampler
 from tapo_core.errors import TransientError
 from tapo_core.records import FinishReason
 
 if TYPE_CHECKING:
     from vllm import LLM
-    from vllm.inputs import PromptType
 
 
 def _keep_weights_unpacked() -> None:
@@ -42,17 +43,6 @@ def _vllm_version() -> str:
     return "vllm (version unknown)"
 
 
-def _reporting_bar(report: Callable[[int], None]) -> Any:
-    """A tqdm class that draws nothing and reports how many sequences are finished."""
-    from tqdm import tqdm
-
-    class Bar(tqdm):
-        def display(self, *args: Any, **kwargs: Any) -> None:
-            report(int(self.n))
-
-    return Bar
-
-
 def _drop_cache(worker: Any) -> None:
     """Let go of a worker's key-value cache. vLLM keeps the layers that hold it reachable after their engine is gone."""
     runner = worker.model_runner
@@ -61,15 +51,19 @@ def _drop_cache(worker: Any) -> None:
         layer.kv_cache = None
 
 
-class VllmSampler:
+class VllmSampler(StreamingSampler):
     """`Sampler` over one in-process vLLM engine (see `engines.protocols.Sampler`)."""
 
-    def __init__(self, config: SamplerConfig, dtype: str) -> None:
+    def __init__(self, config: SamplerConfig, dtype: str, sleeps: bool = False) -> None:
+        """`sleeps`: whether `sleep` will be called. vLLM on a GPU has to know before it starts."""
+        self._sleeps = sleeps
         self.name = _vllm_version()
         self._config = config
         self._dtype = dtype
         self._engine: LLM | None = None
         self._policy_version_id: str | None = None
+        self._asleep = False
+        self._request_ids = itertools.count()
 
     @property
     def policy_version_id(self) -> str | None:
@@ -83,8 +77,13 @@ class VllmSampler:
             if self._engine is None:
                 self._engine = self._start(str(policy.checkpoint))
             else:
+                if self._asleep:
+                    self._engine.wake_up(tags=["weights"])
                 self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(policy.checkpoint)})
+                if self._asleep:
+                    self._engine.wake_up(tags=["kv_cache"])
                 self._engine.reset_prefix_cache()
+            self._asleep = False
         except RuntimeError as error:
             self.close()
             raise TransientError(f"vLLM could not take policy {policy.policy_version_id}: {error}") from error
@@ -94,7 +93,13 @@ class VllmSampler:
         prepare_environment()
         options: dict[str, Any] = {}
         if has_gpu():
-            options |= {"gpu_memory_utilization": self._config.gpu_memory_utilization}
+            options |= {
+                "gpu_memory_utilization": self._config.gpu_memory_utilization,
+                "enable_sleep_mode": self._sleeps,
+            }
+            if self._config.tensor_parallel_size > 1:
+                # Within a Ray actor vLLM would take Ray for its workers, and other GPUs than the actor was given.
+                options |= {"distributed_executor_backend": "mp"}
         else:
             os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil(self._config.kv_cache_gib))
         from vllm import LLM
@@ -122,35 +127,41 @@ class VllmSampler:
             **options,
         )
 
-    def sample(self, requests: Sequence[SampleRequest], progress: Callable[[int], None] | None = None) -> list[Sample]:
-        """Sample every request, in order."""
+    def stream(self, requests: Sequence[SampleRequest]) -> Iterator[list[tuple[int, Sample]]]:
+        """Sample every request; yields what each step of the engine has finished."""
         from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
 
         if self._engine is None or self._policy_version_id is None:
             raise RuntimeError("load_policy comes before sample")
-        params = [
-            SamplingParams(
-                n=1,
-                seed=request.seed,
-                temperature=request.temperature,
-                top_p=request.top_p,
-                top_k=0,
-                max_tokens=request.max_new_tokens,
-                logprobs=0,
-                detokenize=False,
-            )
-            for request in requests
-        ]
-        prompts: list[PromptType] = [TokensPrompt(prompt_token_ids=request.prompt_token_ids) for request in requests]
+        engine = self._engine.llm_engine
+        index_of: dict[str, int] = {}
         try:
-            outputs = self._engine.generate(prompts, params, use_tqdm=_reporting_bar(progress) if progress else False)
+            for index, request in enumerate(requests):
+                request_id = str(next(self._request_ids))
+                index_of[request_id] = index
+                params = SamplingParams(
+                    n=1,
+                    seed=request.seed,
+                    temperature=request.temperature,
+                    top_p=request.top_p,
+                    top_k=0,
+                    max_tokens=request.max_new_tokens,
+                    logprobs=0,
+                    detokenize=False,
+                    output_kind=RequestOutputKind.FINAL_ONLY,
+                )
+                engine.add_request(request_id, TokensPrompt(prompt_token_ids=request.prompt_token_ids), params)
+            while engine.has_unfinished_requests():
+                finished = [output for output in engine.step() if output.finished]
+                if finished:
+                    yield [(index_of[output.request_id], self._read(output.outputs[0])) for output in finished]
         except BaseException as error:
             # Requests of a broken call must not be finished by the next one, so the engine goes with them.
             self.close()
             if isinstance(error, RuntimeError):
                 raise TransientError(f"vLLM died while sampling {len(requests)} sequences: {error}") from error
             raise
-        return [self._read(output.outputs[0]) for output in outputs]
 
     @staticmethod
     def _read(completion: Any) -> Sample:
@@ -160,9 +171,21 @@ class VllmSampler:
         logprobs = [float(step[token].logprob) for token, step in zip(token_ids, completion.logprobs, strict=True)]
         return Sample(token_ids, logprobs, FinishReason(completion.finish_reason))
 
+    def sleep(self) -> None:
+        """Give back the device's memory. On a GPU by vLLM's sleep mode, level 2: the weights will be new ones anyway. vLLM's CPU
+        build has none, so there the engine is closed, and started again.
+        """
+        self._policy_version_id = None
+        if self._engine is None or not has_gpu():
+            self.close()
+        elif not self._asleep:
+            self._engine.sleep(level=2)
+            self._asleep = True
+
     def close(self) -> None:
         """Free the engine."""
         self._policy_version_id = None
+        self._asleep = False
         if self._engine is not None:
             if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0":  # else it dies with the engine's own process
                 self._engine.collective_rpc(_drop_cache)
