@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from tapo_core.config_cluster import ClusterConfig
 from tapo_core.config_operations import LimitsConfig, StoreConfig, TrackingConfig
 from tapo_core.config_section import PositiveInt, Probability, Section
 from tapo_core.config_verifier import VerifierConfig
@@ -342,6 +343,7 @@ class TapoConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
     store: StoreConfig = StoreConfig()
     limits: LimitsConfig = LimitsConfig()
+    cluster: ClusterConfig = ClusterConfig()
     zpd: ZpdConfig = ZpdConfig()
     cold_start: ColdStartConfig = ColdStartConfig()
     sft: SftConfig = SftConfig()
@@ -384,7 +386,9 @@ class TapoConfig(Section):
         """Hex SHA-256 of all that shapes the trajectories: not the run's name, folder and length, nor what only operates it."""
         excluded: dict[str, Any] = {"run": {"name", "output_dir", "iterations"}}
         return digest(
-            self.model_dump(mode="json", exclude=excluded | dict.fromkeys(("tracking", "store", "limits"), True))
+            self.model_dump(
+                mode="json", exclude=excluded | dict.fromkeys(("tracking", "store", "limits", "cluster"), True)
+            )
         )
 
     @property

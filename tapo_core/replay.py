@@ -118,11 +118,18 @@ class _RecordedSampler:
         """The recorded answers; an empty one where none was recorded, which then shows as a difference."""
         return [self._recorded(request) for request in requests]
 
+    def sample_on_each(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
+        """There is one record."""
+        return [self.sample(requests)]
+
     def _recorded(self, request: SampleRequest) -> Sample:
         for prompt, recorded in self._samples.get(request.seed, ()):
             if prompt is None or prompt == request.prompt_token_ids:
                 return recorded
         return Sample([], [], FinishReason.STOP)
+
+    def sleep(self) -> None:
+        """Nothing to give back."""
 
     def close(self) -> None:
         """Nothing to free."""

@@ -13,6 +13,7 @@ from tapo_core.config import SftConfig, TapoConfig, UpdateConfig
 from tapo_core.engines.environment import prepare_environment
 from tapo_core.engines.probe import probe
 from tapo_core.engines.protocols import FineTuner, PolicyRef, PolicyTrainer, Sampler, SampleRequest
+from tapo_core.engines.runtime import Runtime
 from tapo_core.errors import DataError, IntegrityError, TapoError, UserError
 from tapo_core.files import make_folder
 from tapo_core.ids import canonical_json, derive_seed, deterministic_id
@@ -79,27 +80,16 @@ class Session:
         return Chat(self.assets.model, self.config.model.chat_template_kwargs)
 
     @cached_property
+    def _runtime(self) -> Runtime:
+        return Runtime(self.config, self.assets.model)
+
+    @cached_property
     def _sampler(self) -> Sampler:
-        if self.config.sampler.engine == "hf":
-            from tapo_core.engines.hf import HfSampler
-
-            return HfSampler(self.config.sampler, self.config.model.dtype)
-        from tapo_core.engines.vllm_sampler import VllmSampler
-
-        return VllmSampler(self.config.sampler, self.config.model.dtype)
+        return self._runtime.sampler()
 
     @cached_property
     def _trainer(self) -> PolicyTrainer:
-        from tapo_core.engines.openrlhf_trainer import OpenRlhfTrainer
-
-        return OpenRlhfTrainer(
-            self._spared(self.config.update),
-            self.config.token_weight,
-            self.config.model.dtype,
-            self.config.sampler.temperature,
-            self.config.run.seed,
-            self.assets.model,
-        )
+        return self._runtime.trainer(self._spared(self.config.update))
 
     @cached_property
     def verifier(self) -> Verifier:
@@ -120,10 +110,7 @@ class Session:
 
     def fine_tuner(self) -> FineTuner:
         """A new engine for supervised fine-tuning. It keeps nothing from one call to the next; close it after use."""
-        from tapo_core.engines.openrlhf_sft import OpenRlhfFineTuner
-
-        sft = self._spared(self.config.sft)
-        return OpenRlhfFineTuner(sft, self.config.update, self.config.model.dtype, self.config.run.seed)
+        return self._runtime.fine_tuner(self._spared(self.config.sft))
 
     def _spared(self, settings: S) -> S:
         """Settings with the micro-batches that memory has sufficed for."""
@@ -225,6 +212,7 @@ class Session:
             policy = self.ref(version)
             redacted = self.redacted
             probed = [query for query_id, query in sorted(self.queries.items()) if query_id not in redacted]
+            self._sleep("_trainer")
             sampler.load_policy(policy)
             requests = [
                 SampleRequest(
@@ -236,15 +224,23 @@ class Session:
                 )
                 for query in probed[: settings.probe_sequences]
             ]
-            probe(sampler, policy, requests, settings.probe_tolerance, self.config.model.dtype)
+            probe(
+                sampler, policy, requests, settings.probe_tolerance, self.config.model.dtype, self._runtime.probe_device
+            )
         return sampler
 
     def trainer_at(self, version: PolicyVersion) -> PolicyTrainer:
         """The trainer, holding a policy version with its optimizer state."""
         trainer = self._trainer
+        self._sleep("_sampler")
         if trainer.policy_version_id != version.policy_version_id:
             trainer.load_policy(self.ref(version))
         return trainer
+
+    def _sleep(self, engine: Literal["_sampler", "_trainer"]) -> None:
+        """Let an engine give its memory back for the other one, if it was started and they take turns."""
+        if self.config.cluster.sleep and engine in self.__dict__:
+            self.__dict__[engine].sleep()
 
     def prompt_of(self, query: Query, max_new_tokens: int) -> list[int]:
         """Token ids of the plain query prompt.
@@ -347,6 +343,8 @@ class Session:
         """Free the store and the engines."""
         self.release_store()
         self.close_engines()
+        if "_runtime" in self.__dict__:
+            self._runtime.close()
         if self._unlock is not None:
             self._unlock()
             self._unlock = None

@@ -54,6 +54,11 @@ def _balanced(lengths: Sequence[int], n_parts: int) -> list[list[int]]:
     return parts
 
 
+def openrlhf_name() -> str:
+    """The engine with its version, as it is stored."""
+    return f"openrlhf {importlib.metadata.version('openrlhf')}"
+
+
 class OpenRlhfActor:
     """OpenRLHF's `Actor` under a `DeepspeedStrategy`, with its tokenizer, optimizer and schedule.
 
@@ -64,7 +69,7 @@ class OpenRlhfActor:
         self, dtype: str, temperature: float, seed: int, adam: UpdateConfig, learning_rate: float, max_grad_norm: float
     ) -> None:
         """`adam`: where Adam's betas, the weight decay and the ZeRO stage are."""
-        self.name = f"openrlhf {importlib.metadata.version('openrlhf')}"
+        self.name = openrlhf_name()
         self._dtype = dtype
         self._temperature = temperature
         self._seed = seed
@@ -78,6 +83,7 @@ class OpenRlhfActor:
         self._scheduler: Any = None
         self._tokenizer: Any = None
         self._policy_version_id: str | None = None
+        self._asleep = False
 
     @property
     def policy_version_id(self) -> str | None:
@@ -180,9 +186,31 @@ class OpenRlhfActor:
         if self._rank == 0:
             fsync_tree(folder)
 
+    def sleep(self) -> str | None:
+        """Give back the device's memory; the policy version that the weights equal still. On a GPU DeepSpeed moves the
+        optimizer's state and its copies of the weights to the host, until they are needed. Without a GPU, or without ZeRO, all
+        is freed, and has to be loaded again.
+        """
+        if self._actor is None or self._device == "cpu" or self._adam.zero_stage == 0:
+            self.close()
+        elif not self._asleep:
+            from openrlhf.utils.deepspeed.deepspeed_utils import offload_deepspeed_states
+
+            offload_deepspeed_states(self._actor.model)
+            self._asleep = True
+        return self._policy_version_id
+
+    def _wake(self) -> None:
+        if self._asleep:
+            from openrlhf.utils.deepspeed.deepspeed_utils import reload_deepspeed_states
+
+            reload_deepspeed_states(self._actor.model)
+            self._asleep = False
+
     def close(self) -> None:
         """Free the model and the optimizer; the process group stays."""
         self._policy_version_id = None
+        self._asleep = False
         if self._actor is not None:
             self._actor.model.destroy()
             self._actor = self._optimizer = self._scheduler = None

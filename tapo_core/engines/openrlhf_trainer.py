@@ -71,6 +71,7 @@ class OpenRlhfTrainer(OpenRlhfActor):
         """What of all responses is this rank's to score, by index."""
         import torch
 
+        self._wake()
         self._actor.eval()
         scores: dict[int, TokenScores] = {}
         lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
@@ -92,6 +93,7 @@ class OpenRlhfTrainer(OpenRlhfActor):
         if self._policy_version_id is None:
             raise RuntimeError("load_policy comes before update")
         self._policy_version_id = None
+        self._wake()
         self._actor.train()
         steps = []
         for epoch in range(self._config.epochs):

@@ -6,25 +6,24 @@ files. An engine that reports success and keeps old (or broken) weights is caugh
 
 from collections.abc import Sequence
 
-from tapo_core.engines.environment import has_gpu
 from tapo_core.engines.hf import load_model, response_logprobs
 from tapo_core.engines.protocols import PolicyRef, Sampler, SampleRequest
 from tapo_core.errors import PolicyMismatchError
 
 
 def probe(
-    sampler: Sampler, policy: PolicyRef, requests: Sequence[SampleRequest], tolerance: float, dtype: str
+    sampler: Sampler, policy: PolicyRef, requests: Sequence[SampleRequest], tolerance: float, dtype: str, device: str
 ) -> float:
-    """Largest absolute log-probability difference (nats) between the engine and the checkpoint.
+    """Largest absolute log-probability difference (nats) between the engine, or any of its replicas, and the checkpoint, which
+    is read on `device`.
 
     Raises:
         PolicyMismatchError: the difference is above `tolerance`, or not a number.
     """
-    samples = sampler.sample(requests)
-    model = load_model(policy.checkpoint, dtype, "cuda" if has_gpu() else "cpu")
-    expected = response_logprobs(
-        model, [r.prompt_token_ids for r in requests], [s.token_ids_T for s in samples], requests[0].temperature
-    )
+    samples = [sample for answer in sampler.sample_on_each(requests) for sample in answer]
+    prompts = [request.prompt_token_ids for request in requests] * (len(samples) // len(requests))
+    model = load_model(policy.checkpoint, dtype, device)
+    expected = response_logprobs(model, prompts, [s.token_ids_T for s in samples], requests[0].temperature)
     worst = max(
         abs(a - b)
         for sample, reference in zip(samples, expected, strict=True)

@@ -66,6 +66,12 @@ class Sampler(Protocol):
             TransientError: the engine died. Nothing is kept of the call.
         """
 
+    def sample_on_each(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
+        """The samples of every engine that works for this sampler, each of all requests: for the probe."""
+
+    def sleep(self) -> None:
+        """Give the device's memory back until the next `load_policy`."""
+
     def close(self) -> None:
         """Free the engine's memory. A closed sampler can be loaded again."""
 
@@ -131,6 +137,9 @@ class PolicyTrainer(Protocol):
     def publish(self, folder: Path, policy_version_id: str) -> None:
         """Write the weights to `folder`/hf and the optimizer state to `folder`/deepspeed, atomically: the folder appears
         complete or not at all. An earlier folder of the same name is replaced."""
+
+    def sleep(self) -> object:
+        """Give the device's memory back until the next call; where that takes a `load_policy`, `policy_version_id` is None."""
 
     def close(self) -> None:
         """Free memory."""
