@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from tapo_core.config_cluster import ClusterConfig
 from tapo_core.config_operations import LimitsConfig, StoreConfig, TrackingConfig
 from tapo_core.config_section import PositiveInt, Probability, Section
 from tapo_core.config_verifier import VerifierConfig
@@ -233,10 +234,19 @@ class UpdateConfig(Section):
     """Optimizer steps per epoch; trajectories are dealt to them by a seeded shuffle."""
     micro_batch_tokens: PositiveInt = 16384
     """Padded tokens in one forward and backward pass."""
+    score_chunk_tokens: PositiveInt = 1024
+    """Tokens whose logits (float32) are held at once."""
+    gradient_checkpointing: bool = False
+    """Keep only each layer's input for the backward pass and compute the rest again: less memory, a third more work."""
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
     adam_betas: tuple[Probability, Probability] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     zero_stage: Literal[0, 1, 2, 3] = 0
+    offload: Literal["none", "optimizer"] = "none"
+    """optimizer = Adam's state is held, and its step made, in the host's memory."""
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    """Rank of the adapters that are trained in place of the weights; 0 = all weights are trained."""
+    lora_alpha: Annotated[float, Field(gt=0.0)] = 32.0
     keep_optimizer_states: PositiveInt = 2
     """DeepSpeed checkpoints kept, newest first. Weights of every policy version are kept."""
 
@@ -342,6 +352,7 @@ class TapoConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
     store: StoreConfig = StoreConfig()
     limits: LimitsConfig = LimitsConfig()
+    cluster: ClusterConfig = ClusterConfig()
     zpd: ZpdConfig = ZpdConfig()
     cold_start: ColdStartConfig = ColdStartConfig()
     sft: SftConfig = SftConfig()
@@ -384,7 +395,9 @@ class TapoConfig(Section):
         """Hex SHA-256 of all that shapes the trajectories: not the run's name, folder and length, nor what only operates it."""
         excluded: dict[str, Any] = {"run": {"name", "output_dir", "iterations"}}
         return digest(
-            self.model_dump(mode="json", exclude=excluded | dict.fromkeys(("tracking", "store", "limits"), True))
+            self.model_dump(
+                mode="json", exclude=excluded | dict.fromkeys(("tracking", "store", "limits", "cluster"), True)
+            )
         )
 
     @property
