@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/plan_rates.py [--iterations 4]
 
-Runs the train flow on the built-in model (configs/nano_tapo.toml) in a temporary folder and prints tokens a second of sampling and
-of the update, seconds an iteration beside the engines, memory of the process, and the store's bytes a rollout. The first
+Runs the train flow on the built-in model (configs/nano_tapo.toml) in a temporary folder and prints tokens a second of sampling
+and of the update, seconds an iteration beside the engines, memory of the process, and the store's bytes a rollout. The first
 iteration, in which the engines start, is left out of the rates.
 """
 
@@ -25,7 +25,8 @@ from tapo_core.store.connection import database_path, published_folder
 
 SAMPLED = "SELECT iteration, sum(n_tokens) AS n FROM rollout WHERE kind = 'training' GROUP BY ALL ORDER BY ALL"
 TRAINED = """
-SELECT iteration, sum(len(prompt_token_ids) + len(token_ids_T)) AS n FROM rollout_tokens JOIN advantage USING (subject_id, iteration)
+SELECT iteration, sum(len(prompt_token_ids) + len(token_ids_T)) AS n
+FROM rollout_tokens JOIN advantage USING (subject_id, iteration)
 WHERE role <> 'correction' GROUP BY ALL ORDER BY ALL
 """
 

@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/plan_states.py
 
 For each precision and ZeRO stage, a process of its own makes two optimizer steps on a small model with random weights through
-`OpenRlhfTrainer`, one rank on the CPU, and publishes it. Printed: bytes a parameter of all tensors that are alive after the second
-step (weights, gradients, optimizer), by dtype, and bytes a parameter on disk of both folders that `publish` writes.
+`OpenRlhfTrainer`, one rank on the CPU, and publishes it. Printed: bytes a parameter of all tensors that are alive after the
+second step (weights, gradients, optimizer), by dtype, and bytes a parameter on disk of both folders that `publish` writes.
 """
 
 import argparse

@@ -97,9 +97,9 @@ def memory_problems(config: TapoConfig, shape: ModelShape, machine: Machine) -> 
     if machine.gpu is not None and machine.host_gib is not None:
         host = host_need(config, shape, machine)
         if host.total > machine.host_gib * GIB:
-            parts = ", ".join(f"{name} {size / GIB:.0f}" for name, size in host.parts.items())
+            most = ", ".join(f"{name} {size / GIB:.0f}" for name, size in host.parts.items())
             found.append(
-                Problem(f"a node's host needs {host.total / GIB:.0f} GiB of {machine.host_gib:.0f} ({parts})", ())
+                Problem(f"a node's host needs {host.total / GIB:.0f} GiB of {machine.host_gib:.0f} ({most})", ())
             )
     return found
 
@@ -144,7 +144,7 @@ def _candidates(config: TapoConfig, shape: ModelShape, machine: Machine) -> Iter
         least = vllm_fixed(config, shape) + shape.kv_bytes(layout.dtype_bytes, layout.tensor_parallel) * layout.longest
         lowest = math.ceil(100 * least / (machine.gpu.memory_gib * GIB))
         now = round(100 * config.sampler.gpu_memory_utilization)
-        lower = [percent for percent in range(now - 5, lowest - 1, -5)]
+        lower = range(now - 5, lowest - 1, -5)
         yield [("sampler.gpu_memory_utilization", percent / 100) for percent in [*lower, *range(now + 5, 96, 5)]]
     if not layout.checkpointing:
         yield [("update.gradient_checkpointing", True)]
@@ -224,8 +224,8 @@ def disk_problems(config: TapoConfig, disk: Disk, machine: Machine) -> list[Prob
     return [
         Problem(
             f"run.output_dir has {machine.disk_free_gib:.0f} GiB free, and the run needs {disk.total / GIB:.0f} "
-            f"({disk.versions} x {disk.weights / GIB:.2f} of weights, {disk.optimizers} x {disk.optimizer / GIB:.2f} of optimizer, "
-            f"store {disk.store / GIB:.1f}): {', or '.join(advice)}",
+            f"({disk.versions} x {disk.weights / GIB:.2f} of weights, {disk.optimizers} x {disk.optimizer / GIB:.2f} of "
+            f"optimizer, store {disk.store / GIB:.1f}): {', or '.join(advice)}",
             ("run.output_dir", "run.iterations", "update.keep_optimizer_states"),
         )
     ]

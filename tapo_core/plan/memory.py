@@ -40,7 +40,7 @@ class Cache:
 
 
 def cache_of(config: TapoConfig, shape: ModelShape, machine: Machine) -> Cache:
-    """The key-value cache: on a GPU what gpu_memory_utilization leaves beside weights, logits and prefill; on a CPU kv_cache_gib."""
+    """The key-value cache: on a GPU what gpu_memory_utilization leaves beside `vllm_fixed`; on a CPU kv_cache_gib."""
     layout = layout_of(config)
     a_token = shape.kv_bytes(layout.dtype_bytes, layout.tensor_parallel)
     if machine.gpu is None:
@@ -107,8 +107,8 @@ def device_needs(config: TapoConfig, shape: ModelShape, machine: Machine) -> lis
 def host_need(config: TapoConfig, shape: ModelShape, machine: Machine) -> Need:
     """Memory of the node with most ranks, beside a machine's GPUs.
 
-    Offload: Adam's state and float32 gradients of its ranks. Sleep without offload: what the sleeping trainers put away. Loading: the
-    weights, once for each rank. Of sleeping and loading the larger one counts, since they are not at the same time.
+    Offload: Adam's state and float32 gradients of its ranks. Sleep without offload: what the sleeping trainers put away. Loading:
+    the weights, once for each rank. Of sleeping and loading the larger one counts, since they are not at the same time.
     """
     layout = layout_of(config)
     on_node = min(layout.ranks, machine.gpus_per_node)

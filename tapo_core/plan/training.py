@@ -1,23 +1,23 @@
 """Memory of the update step: formulas. All results are bytes on one rank.
 
 Weights, gradients and Adam: ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054, section 3), with what DeepSpeed 0.19.6 adds to it.
-`benchmarks/plan_states.py` measures both on one rank. Activations: counted as Korthikanti et al. 2022 (arXiv 2205.05198, section 4) do,
-for transformers' decoder layers with SDPA (which keeps no T x T scores) and SwiGLU; `tests/plan/test_activations.py` holds the
-count against what autograd saves.
+`benchmarks/plan_states.py` measures both on one rank. Activations: counted as Korthikanti et al. 2022 (arXiv 2205.05198,
+section 4) do, for transformers' decoder layers with SDPA (which keeps no T x T scores) and SwiGLU;
+`tests/plan/test_activations.py` holds the count against what autograd saves.
 """
 
 from tapo_core.plan.layout import Layout
 from tapo_core.plan.shape import ModelShape
 
-#: DeepSpeed's defaults, elements: the bucket that gradients are gathered in, and the parameters that stage 3 keeps whole at a time.
+#: DeepSpeed's defaults, elements: the bucket that gradients are gathered in, and the parameters that stage 3 keeps whole.
 REDUCE_BUCKET, LIVE_PARAMETERS = 500_000_000, 1_000_000_000
 
 
 def states(shape: ModelShape, layout: Layout) -> dict[str, float]:
     """Weights, gradients, Adam's state and DeepSpeed's buffers, as they are held on the device during an update.
 
-    Adam has two float32 moments a trained parameter, and float32 master weights, but for float32 in stage 0, where the weights are
-    their own.
+    Adam has two float32 moments a trained parameter, and float32 master weights, but for float32 in stage 0, where the weights
+    are their own.
     """
     b, n = layout.dtype_bytes, layout.ranks
     frozen = shape.parameters if layout.lora_rank else 0
@@ -80,7 +80,7 @@ def activations(shape: ModelShape, layout: Layout) -> float:
 
 
 def gradients_of_activations(shape: ModelShape, layout: Layout) -> float:
-    """Bytes of the gradients that pass through the widest place of the backward pass: SwiGLU's three branches and the residual."""
+    """Bytes of the gradients at the widest place of the backward pass: SwiGLU's three branches and the residual."""
     return float(layout.micro_batch * layout.dtype_bytes * (3 * shape.ffn + 2 * shape.hidden))
 
 

@@ -43,16 +43,19 @@ def test_the_published_models_are_counted_to_the_parameter(name: str) -> None:
     assert found.parameters / 1e9 == pytest.approx(billions, rel=0.2), "the name says about how many there are"
 
 
+SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
 @pytest.mark.parametrize(
     "config",
     [
-        Qwen3Config(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=32, intermediate_size=96),
-        Qwen3Config(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, attention_bias=True),
-        Qwen2Config(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True),
-        LlamaConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, attention_bias=True, mlp_bias=True),
+        Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=32, intermediate_size=96),
+        Qwen3Config(**SMALL, num_key_value_heads=2, attention_bias=True),
+        Qwen2Config(**SMALL, num_key_value_heads=2, tie_word_embeddings=True),
+        LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True),
     ],
     ids=["qwen3", "qwen3-bias", "qwen2", "llama-bias"],
-)  # fmt: skip
+)
 def test_a_checkpoint_is_counted_from_its_own_file(tmp_path: Path, config: PretrainedConfig) -> None:
     config.save_pretrained(tmp_path)
     found = shape(str(tmp_path))
