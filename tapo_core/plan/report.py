@@ -58,6 +58,12 @@ def make_plan(
     return Plan(sections, _notes(config, machine, expected, keep), problems)
 
 
+def _gib(size: float) -> float:
+    """Bytes in GiB: two decimals, or two digits of what is less than one."""
+    value = size / GIB
+    return round(value, 2) if value >= 1 else float(f"{value:.2g}")
+
+
 def _model(config: TapoConfig, shape: ModelShape) -> list[Figure]:
     layout = layout_of(config)
     found = [
@@ -74,21 +80,20 @@ def _memory(config: TapoConfig, shape: ModelShape, machine: Machine) -> list[Fig
     limit = capacity(machine)
     for need in device_needs(config, shape, machine):
         parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in need.parts.items() if size >= 0.005 * GIB)
-        found.append(Figure(f"{need.where}, {need.moment}", round(need.total / GIB, 2), "GiB", parts))
+        found.append(Figure(f"{need.where}, {need.moment}", _gib(need.total), "GiB", parts))
     name = f"there is, {machine.name}"
-    found.append(
-        Figure(name, None if limit is None else round(limit / GIB, 2), "GiB", "of one GPU" if machine.gpu else "host")
-    )
+    found.append(Figure(name, None if limit is None else _gib(limit), "GiB", "of one GPU" if machine.gpu else "host"))
     cache = cache_of(config, shape, machine)
-    basis = f"{cache.tokens} tokens of {cache.bytes_of_token / 1024:.1f} KiB; on each GPU of an engine"
-    found.append(Figure("vLLM's key-value cache", round(max(0.0, cache.bytes_of_engine) / GIB, 2), "GiB", basis))
+    on = "; on each GPU of an engine" if machine.gpu else ""
+    basis = f"{cache.tokens} tokens of {cache.bytes_of_token / 1024:.1f} KiB{on}"
+    found.append(Figure("vLLM's key-value cache", _gib(max(0.0, cache.bytes_of_engine)), "GiB", basis))
     longest = f"of sampler.max_model_len = {config.sampler.max_model_len} tokens, an engine"
     found.append(Figure("sequences in it at a time", round(cache.sequences, 1), "", longest))
     if machine.gpu is not None:
         host = host_need(config, shape, machine)
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in host.parts.items())
         known = "not checked: give --host-memory-gib" if machine.host_gib is None else f"of {machine.host_gib:.0f}"
-        found.append(Figure("host, a node", round(host.total / GIB, 1), "GiB", f"{parts}; {known}"))
+        found.append(Figure("host, a node", _gib(host.total), "GiB", f"{parts}; {known}"))
     return found
 
 
@@ -125,18 +130,16 @@ def _disk(
     stored = f"measured {row.value:.0f} bytes a rollout and {token.value:g} a token ({row.command})"
     free = machine.disk_free_gib
     return [
-        Figure("weights of a version", round(disk.weights / GIB, 2), "GiB", f"hf folder in {config.model.dtype}"),
-        Figure(
-            "weights in all", round(disk.weights * disk.versions / GIB, 1), "GiB", f"{disk.versions} versions: {every}"
-        ),
+        Figure("weights of a version", _gib(disk.weights), "GiB", f"hf folder in {config.model.dtype}"),
+        Figure("weights in all", _gib(disk.weights * disk.versions), "GiB", f"{disk.versions} versions: {every}"),
         Figure(
             "DeepSpeed's state",
-            round(disk.optimizer / GIB, 2),
+            _gib(disk.optimizer),
             "GiB",
             f"each of {disk.optimizers} (kept, and one being written)",
         ),
-        Figure("store of the run", round(disk.store / GIB, 2), "GiB", f"{disk.rollouts} rollouts; {stored}"),
-        Figure("in all", round(disk.total / GIB, 1), "GiB", "at the end of the run"),
+        Figure("store of the run", _gib(disk.store), "GiB", f"{disk.rollouts} rollouts; {stored}"),
+        Figure("in all", _gib(disk.total), "GiB", "at the end of the run"),
         Figure("free", None if free is None else round(free, 1), "GiB", f"at run.output_dir = {config.run.output_dir}"),
     ]
 
@@ -149,11 +152,7 @@ def _time(config: TapoConfig, shape: ModelShape, machine: Machine, tokens: Token
 
     total = found.total
     hours = None if total is None else round(total * config.run.iterations / 3600, 2)
-    rest = (
-        "measured, at the usual size of the built-in run"
-        if found.rest is not None
-        else "not known: store, probe, checkpoints"
-    )
+    rest = f"measured ({measured('rest').note})" if found.rest is not None else "not known: store, probe, checkpoints"
     return [
         Figure("sampling", rounded(found.sampling), "s", found.basis),
         Figure("scoring and updating", rounded(found.updating), "s", found.basis),
