@@ -234,10 +234,19 @@ class UpdateConfig(Section):
     """Optimizer steps per epoch; trajectories are dealt to them by a seeded shuffle."""
     micro_batch_tokens: PositiveInt = 16384
     """Padded tokens in one forward and backward pass."""
+    score_chunk_tokens: PositiveInt = 1024
+    """Tokens whose logits (float32) are held at once."""
+    gradient_checkpointing: bool = False
+    """Keep only each layer's input for the backward pass and compute the rest again: less memory, a third more work."""
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
     adam_betas: tuple[Probability, Probability] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     zero_stage: Literal[0, 1, 2, 3] = 0
+    offload: Literal["none", "optimizer"] = "none"
+    """optimizer = Adam's state is held, and its step made, in the host's memory."""
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    """Rank of the adapters that are trained in place of the weights; 0 = all weights are trained."""
+    lora_alpha: Annotated[float, Field(gt=0.0)] = 32.0
     keep_optimizer_states: PositiveInt = 2
     """DeepSpeed checkpoints kept, newest first. Weights of every policy version are kept."""
 

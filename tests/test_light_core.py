@@ -8,7 +8,8 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = "torch transformers vllm openrlhf deepspeed ray prefect duckdb pyarrow pandas tokenizers matplotlib datasets"
 CORE = (
     "records ids errors config steps verification error_location correction difficulty advantages token_weights "
-    "statistics data data_tables decontamination schedule prompts progress files nano.families nano.config engines.protocols"
+    "statistics data data_tables decontamination schedule prompts progress files nano.families nano.config engines.protocols "
+    "plan.report"
 )
 CODE = f"""
 import importlib, importlib.abc, sys
