@@ -1,6 +1,7 @@
 # Two commands to begin with: `make demo` and `make test`. Both do all set-up by themselves, once.
 # `make slow` adds the long tests, `make docs` renews docs/configuration.md, `make lock` the pins.
-.PHONY: demo test docs setup lint format types contracts pytest next-duckdb slow lock clean
+# `make gpu-check` is for a machine with a CUDA device, whose environment is not made by set-up (docs/install.md).
+.PHONY: demo test docs setup lint format types contracts pytest next-duckdb slow lock lock-gpu gpu-check clean
 PYTHONBIN := .venv/bin/python
 
 demo: setup
@@ -42,6 +43,12 @@ docs: setup
 
 lock: setup
 	$(PYTHONBIN) infra/lock.py
+
+lock-gpu: setup
+	$(PYTHONBIN) infra/lock.py gpu
+
+gpu-check:
+	$(PYTHONBIN) benchmarks/gpu_check.py --json build/gpu_check.json
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 stamp=.venv/.tapo-setup
-wanted=$(cat pyproject.toml infra/*.lock infra/setup.sh | sha256sum | cut -d' ' -f1)
+wanted=$(cat pyproject.toml infra/requirements-{cpu,next-duckdb}.lock infra/setup.sh | sha256sum | cut -d' ' -f1)
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     exit 0
 fi

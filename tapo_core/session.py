@@ -61,7 +61,7 @@ class Session:
 
         `flow` None: whatever the run is of (to evaluate it). `folder`: where the run is, if it was moved.
         """
-        prepare_environment()
+        prepare_environment(vllm=config.sampler.engine == "vllm")
         self.flow = flow
         self.config = config
         self.assets = assets

