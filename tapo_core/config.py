@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from tapo_core.config_cluster import ClusterConfig
 from tapo_core.config_operations import LimitsConfig, StoreConfig, TrackingConfig
 from tapo_core.config_section import PositiveInt, Probability, Section
+from tapo_core.config_update import OffPolicyConfig, UpdateConfig
 from tapo_core.config_verifier import VerifierConfig
 from tapo_core.ids import digest
 from tapo_core.nano.config import NanoConfig
@@ -210,47 +211,6 @@ class TokenWeightConfig(Section):
     """*paper*: 10.0"""
 
 
-class UpdateConfig(Section):
-    """Stage 6, update step."""
-
-    learning_rate: Annotated[float, Field(gt=0.0)] = 5e-4
-    warmup_steps: Annotated[int, Field(ge=0)] = 10
-    """Optimizer steps of linear warm-up, after which the rate is constant. Adam's first steps have the size of the rate
-    whatever the gradient is; without warm-up they damage a cold-started model."""
-    lambda_constructed: Annotated[float, Field(ge=0.0)] = 1.0
-    """Weight of the constructed group's loss. *paper*: 1.0"""
-    kl_coefficient: Annotated[float, Field(ge=0.0)] = 0.0
-    """Weight of the KL divergence from the initial model (estimator k3, a token), added to the loss of both groups.
-    0 = off, and the initial model is then not held (unstated in the paper)."""
-    train_prefix: bool = True
-    """Whether the kept erroneous prefix of a constructed trajectory has a loss. *paper*: true; false is the ablation that
-    only conditions on it."""
-    clip_low: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
-    clip_high: Annotated[float, Field(gt=0.0)] = 0.2
-    loss_aggregation: Literal["token", "sequence"] = "token"
-    """Mean over all tokens of a group, or over sequences of their token means."""
-    epochs: PositiveInt = 1
-    minibatches: PositiveInt = 1
-    """Optimizer steps per epoch; trajectories are dealt to them by a seeded shuffle."""
-    micro_batch_tokens: PositiveInt = 16384
-    """Padded tokens in one forward and backward pass."""
-    score_chunk_tokens: PositiveInt = 1024
-    """Tokens whose logits (float32) are held at once."""
-    gradient_checkpointing: bool = False
-    """Keep only each layer's input for the backward pass and compute the rest again: less memory, a third more work."""
-    max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
-    adam_betas: tuple[Probability, Probability] = (0.9, 0.95)
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    offload: Literal["none", "optimizer"] = "none"
-    """optimizer = Adam's state is held, and its step made, in the host's memory."""
-    lora_rank: Annotated[int, Field(ge=0)] = 0
-    """Rank of the adapters that are trained in place of the weights; 0 = all weights are trained."""
-    lora_alpha: Annotated[float, Field(gt=0.0)] = 32.0
-    keep_optimizer_states: PositiveInt = 2
-    """DeepSpeed checkpoints kept, newest first. Weights of every policy version are kept."""
-
-
 class SourceConfig(Section):
     """A data set: written as its path alone, or as a table with path and columns."""
 
@@ -315,7 +275,8 @@ class ColdStartConfig(Section):
 
 class SftConfig(Section):
     """Supervised fine-tuning on the cold-start examples. The paper states none of this: all are our choices. Adam's betas,
-    the weight decay and the ZeRO stage are those of [update]."""
+    the weight decay, LoRA, and what spares memory (zero_stage, offload, gradient_checkpointing, score_chunk_tokens) are those of
+    [update]."""
 
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-5
     """Peak rate. Usual for models of some billion parameters; the built-in one wants a hundred times as much."""
@@ -348,6 +309,7 @@ class TapoConfig(Section):
     token_weight: TokenWeightConfig = TokenWeightConfig()
     verifier: VerifierConfig = VerifierConfig()
     update: UpdateConfig = UpdateConfig()
+    off_policy: OffPolicyConfig = OffPolicyConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
     store: StoreConfig = StoreConfig()

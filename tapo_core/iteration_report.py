@@ -71,6 +71,16 @@ def _numbers(
         found.append(("verdicts on these", ", ".join(f"{n} {outcome}" for outcome, n in sorted(constructed.items()))))
     trained = f"{update.get('n_original', 0)} original, {update.get('n_constructed', 0)} constructed"
     found.append(("trained on", f"{trained}, in {update.get('n_steps', 0)} optimizer steps"))
+    measured = update.get("sampler_mismatch")
+    if measured:
+        found.append(
+            (
+                "sampler against trainer",
+                f"{measured['mean']:.1e} nats a token apart on average, {measured['max']:.1e} at most; effective sample size "
+                f"{measured['ess_token']:.1%} of the tokens, {measured['ess_sequence']:.1%} of the rollouts",
+            )
+        )
+    found += [("ALARM", alarm) for alarm in update.get("alarms", [])]
     evaluated = [
         (i, m["pass@1"], m["low"], m["high"])
         for (i, stage), m in manifests.items()

@@ -9,7 +9,8 @@ from typing import Any, Literal, TypeVar
 
 from tapo_core.assets import Assets
 from tapo_core.chat import Chat
-from tapo_core.config import SftConfig, TapoConfig, UpdateConfig
+from tapo_core.config import SftConfig, TapoConfig
+from tapo_core.config_update import UpdateConfig
 from tapo_core.engines.environment import prepare_environment
 from tapo_core.engines.probe import probe
 from tapo_core.engines.protocols import FineTuner, PolicyRef, PolicyTrainer, Sampler, SampleRequest

@@ -1,4 +1,4 @@
-"""transformers as an engine: the `HfSampler`, and log-probabilities as the oracle that vLLM is checked against."""
+"""transformers as an engine: checkpoints, tokenizers, and the `HfSampler`."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -62,26 +62,6 @@ def load_tokenizer(checkpoint: Path) -> Any:
     if not tokenizer.chat_template:
         raise UserError(f"{checkpoint}: the tokenizer has no chat template; TAPO prompts through chat templates only")
     return tokenizer
-
-
-def response_logprobs(
-    model: "torch.nn.Module",
-    prompts: Sequence[Sequence[int]],
-    responses: Sequence[Sequence[int]],
-    temperature: float,
-) -> list[list[float]]:
-    """log p(token) of every response token under a model, one sequence at a time, float32, nats."""
-    import torch
-
-    device = next(model.parameters()).device
-    result = []
-    for prompt, response in zip(prompts, responses, strict=True):
-        ids = torch.tensor([[*prompt, *response]], device=device)
-        with torch.no_grad():
-            logits = model(ids).logits[0, len(prompt) - 1 : -1].float() / temperature
-        logprobs = torch.log_softmax(logits, dim=-1)
-        result.append(logprobs.gather(1, ids[0, len(prompt) :, None])[:, 0].tolist())
-    return result
 
 
 class HfSampler(StreamingSampler):

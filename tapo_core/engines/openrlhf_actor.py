@@ -6,29 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tapo_core.config import UpdateConfig
+from tapo_core.config_update import UpdateConfig
 from tapo_core.engines.environment import has_gpu
 from tapo_core.engines.hf import load_model, load_tokenizer
+from tapo_core.engines.lora import add_adapters, save_merged
 from tapo_core.engines.openrlhf_runtime import import_openrlhf, make_strategy
+from tapo_core.engines.scoring import Scorer, Scores, micro_batches, pad_right
 from tapo_core.files import fsync_tree
+from tapo_core.ids import derive_seed
 
 if TYPE_CHECKING:
     import torch
-
-
-def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices in batches of similar length, whose padded size (rows x longest) is at most `max_tokens`.
-
-    A sequence longer than `max_tokens` gets a batch of its own. Order within equal lengths is kept, so that the result
-    depends on the lengths alone.
-    """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batches and (len(batches[-1]) + 1) * lengths[index] <= max_tokens:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
 
 
 def rank_batches(lengths: Sequence[int], max_tokens: int, n_ranks: int) -> list[list[list[int]]]:
@@ -82,6 +70,7 @@ class OpenRlhfActor:
         self._optimizer: Any = None
         self._scheduler: Any = None
         self._tokenizer: Any = None
+        self._scorer: Any = None
         self._policy_version_id: str | None = None
         self._asleep = False
 
@@ -97,11 +86,17 @@ class OpenRlhfActor:
 
         self.close()
         if self._strategy is None:
-            self._strategy = make_strategy(self._adam.zero_stage, self._max_grad_norm, self._dtype, self._seed)
-        actor = Actor(load_model(checkpoint, self._dtype, self._device), temperature=self._temperature)
-        # Actor sets this only when it loads the model itself, which it does with trust_remote_code.
-        actor.packing_samples = False
+            self._strategy = make_strategy(
+                self._adam.zero_stage, self._max_grad_norm, self._dtype, self._seed, self._adam.offload == "optimizer"
+            )
+        # Actor's own loading would trust_remote_code, and its forward makes all logits of a text: `Scorer` does not.
+        actor = Actor(load_model(checkpoint, self._dtype, self._device))
         actor.model.config.use_cache = False
+        self._scorer = Scorer(actor.model, str(checkpoint))
+        if self._adam.lora_rank:
+            actor.model = add_adapters(actor.model, self._adam, derive_seed(self._seed, 0, "lora"))
+        if self._adam.gradient_checkpointing:
+            actor.gradient_checkpointing_enable()
         settings = {
             "optim": "adam",
             "adam": {
@@ -122,34 +117,19 @@ class OpenRlhfActor:
 
     def _pad(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
-    ) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]:
-        """Right-padded ids [B, T], attention mask [B, T] and response mask [B, T-1]; index t of the last scores token t+1.
+    ) -> tuple["torch.Tensor", "torch.Tensor"]:
+        """Right-padded ids [B, T], and response mask [B, T-1]; index t of the mask is about token t+1.
 
         Of no sequences: one of two tokens without a response, since a rank that has none left still works beside the others.
         """
-        import torch
-
-        pad = self._tokenizer.pad_token_id
         if not prompts:
-            prompts, responses = [[pad, pad]], [[]]
-        rows = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
-        longest = max(len(row) for row in rows)
-        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=self._device)
-        lengths = torch.tensor([[len(row)] for row in rows], device=self._device)
-        starts = torch.tensor([[len(p)] for p in prompts], device=self._device)
-        position = torch.arange(longest, device=self._device)[None]
-        attention = (position < lengths).long()
-        response = ((position >= starts) & (position < lengths))[:, 1:].float()
-        return ids, attention, response
+            prompts, responses = [[self._tokenizer.pad_token_id] * 2], [[]]
+        return pad_right(prompts, responses, self._device, self._tokenizer.pad_token_id)
 
-    def _forward(
-        self, ids: "torch.Tensor", attention: "torch.Tensor", entropy: bool = False
-    ) -> tuple["torch.Tensor", Any]:
-        """log p of every token but the first, [B, T-1], nats; and the model's output, with `.entropy` if asked."""
-        logprobs, output = self._actor(
-            ids, attention_mask=attention, return_output=True, return_logprobs=True, return_entropy=entropy
-        )
-        return logprobs, output
+    def _forward(self, ids: "torch.Tensor", response: "torch.Tensor", entropy: bool = False) -> Scores:
+        """log p of the response tokens and, if asked, entropies: [B, T-1], nats, 0 at all other places."""
+        chunk = self._adam.score_chunk_tokens
+        return self._scorer.scores(self._actor.model, ids, response, self._temperature, chunk, entropy)
 
     def _accumulate(self, loss: "torch.Tensor", last: bool) -> float:
         """Add a micro-batch's gradient; after the last one take the optimizer step. Gradient norm so far, before clipping."""
@@ -180,7 +160,10 @@ class OpenRlhfActor:
 
     def write(self, folder: Path, optimizer: bool) -> None:
         """This rank's part of `folder`/hf, and if asked of `folder`/deepspeed. All ranks have to write."""
-        self._strategy.save_model(self._actor, self._tokenizer, str(folder / "hf"))
+        if self._adam.lora_rank:
+            save_merged(self._strategy, self._actor, self._tokenizer, self._adam, folder / "hf")
+        else:
+            self._strategy.save_model(self._actor, self._tokenizer, str(folder / "hf"))
         if optimizer:
             self._actor.model.save_checkpoint(str(folder / "deepspeed"), tag="state")
         if self._rank == 0:
@@ -213,4 +196,4 @@ class OpenRlhfActor:
         self._asleep = False
         if self._actor is not None:
             self._actor.model.destroy()
-            self._actor = self._optimizer = self._scheduler = None
+            self._actor = self._optimizer = self._scheduler = self._scorer = None

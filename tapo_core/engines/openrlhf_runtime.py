@@ -82,7 +82,9 @@ def import_openrlhf() -> None:
         module.torch_dist_barrier_and_cuda_sync = torch.distributed.barrier
 
 
-def make_strategy(zero_stage: int, max_grad_norm: float, dtype: str, seed: int) -> "DeepspeedStrategy":
+def make_strategy(
+    zero_stage: int, max_grad_norm: float, dtype: str, seed: int, offload_adam: bool
+) -> "DeepspeedStrategy":
     """A `DeepspeedStrategy` with its process group set up: torchrun's ranks where there are some, else one rank here.
 
     Micro-batches are cut by us (by tokens), so gradient accumulation is left to the caller, as in OpenRLHF's dynamic
@@ -122,6 +124,7 @@ def make_strategy(zero_stage: int, max_grad_norm: float, dtype: str, seed: int) 
         ds=argparse.Namespace(
             param_dtype={"float32": "fp32", "bfloat16": "bf16"}[dtype],
             zero_stage=zero_stage,
+            adam_offload=offload_adam,
             tensor_parallel_size=1,
         ),
         train=argparse.Namespace(dynamic_batch_enable=True),

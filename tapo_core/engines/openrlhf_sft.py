@@ -4,7 +4,8 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tapo_core.config import SftConfig, UpdateConfig
+from tapo_core.config import SftConfig
+from tapo_core.config_update import UpdateConfig
 from tapo_core.engines.openrlhf_actor import OpenRlhfActor
 from tapo_core.engines.protocols import PolicyRef, StepMetrics, TrainingExample
 from tapo_core.files import publish_folder
@@ -58,9 +59,9 @@ class OpenRlhfFineTuner(OpenRlhfActor):
         metrics = {"loss": 0.0, "learning_rate": float(self._scheduler.get_last_lr()[0])}
         for number, part in enumerate(parts):
             rows = [batch[i] for i in part]
-            ids, attention, completion = self._pad([r.prompt_token_ids for r in rows], [r.token_ids_T for r in rows])
+            ids, completion = self._pad([r.prompt_token_ids for r in rows], [r.token_ids_T for r in rows])
             # The whole batch's tokens, so that micro-batches add up to its mean whatever is in each.
-            logprobs, _ = self._forward(ids, attention)
+            logprobs, _ = self._forward(ids, completion)
             loss = loss_function(logprobs, completion, dp_size=n_ranks, batch_num_tokens=n_tokens)
             metrics["loss"] += float(loss.detach()) / n_ranks
             metrics["grad_norm"] = self._accumulate(loss, last=number == len(parts) - 1)

@@ -7,13 +7,16 @@ import shutil
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tapo_core.config import TokenWeightConfig, UpdateConfig
-from tapo_core.engines.hf import load_model, response_logprobs
+from tapo_core.config import TokenWeightConfig
+from tapo_core.config_update import OffPolicyConfig, UpdateConfig
+from tapo_core.engines.hf import load_model
 from tapo_core.engines.openrlhf_actor import OpenRlhfActor
 from tapo_core.engines.openrlhf_runtime import check_optimizer, load_optimizer
+from tapo_core.engines.policy_loss import n_outside, policy_losses
 from tapo_core.engines.protocols import PolicyRef, StepMetrics, TokenScores, TrainingTrajectory
+from tapo_core.engines.scoring import Scores, response_logprobs
 from tapo_core.files import publish_folder
 from tapo_core.records import AdvantageGroup
 from tapo_core.token_weights import ood_token_weights
@@ -37,12 +40,14 @@ class OpenRlhfTrainer(OpenRlhfActor):
         temperature: float,
         seed: int,
         reference: Path,
+        off_policy: OffPolicyConfig,
     ) -> None:
         """`reference`: the checkpoint that `kl_coefficient` keeps the policy near; loaded only if it is above 0."""
         super().__init__(dtype, temperature, seed, config, config.learning_rate, config.max_grad_norm)
         self._config = config
         self._token_weight = token_weight
         self._reference_checkpoint = reference
+        self._off_policy = off_policy
 
     def load_policy(self, policy: PolicyRef) -> None:
         """Take weights and optimizer state from files."""
@@ -76,12 +81,13 @@ class OpenRlhfTrainer(OpenRlhfActor):
         scores: dict[int, TokenScores] = {}
         lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
         for batch in self._batches(lengths, self._config.micro_batch_tokens):
-            ids, attention, _ = self._pad([prompts[i] for i in batch], [responses[i] for i in batch])
+            ids, response = self._pad([prompts[i] for i in batch], [responses[i] for i in batch])
             with torch.no_grad():
-                logprobs, output = self._forward(ids, attention, entropy=True)
+                logprobs, entropy = self._forward(ids, response, entropy=True)
+            assert entropy is not None
             for row, i in enumerate(batch):
                 span = slice(len(prompts[i]) - 1, lengths[i] - 1)
-                scores[i] = TokenScores(logprobs[row, span].tolist(), output.entropy[row, span].tolist())
+                scores[i] = TokenScores(logprobs[row, span].tolist(), entropy[row, span].tolist())
         return scores
 
     def update(self, trajectories: Sequence[TrainingTrajectory], seed: int) -> list[StepMetrics]:
@@ -114,6 +120,8 @@ class OpenRlhfTrainer(OpenRlhfActor):
             [t.prompt_token_ids for t in trajectories],
             [t.response_token_ids_T for t in trajectories],
             self._temperature,
+            self._config.score_chunk_tokens,
+            self._config.micro_batch_tokens,
         )
 
     def _step(self, minibatch: Sequence[TrainingTrajectory]) -> StepMetrics:
@@ -122,15 +130,10 @@ class OpenRlhfTrainer(OpenRlhfActor):
 
         With a KL term, each group's loss also has kl_coefficient * k3(policy, reference), averaged in the same way.
         """
-        from openrlhf.models import PolicyLoss
         from openrlhf.models.loss import aggregate_loss
         from openrlhf.models.utils import compute_approx_kl
 
-        loss_function = PolicyLoss(
-            clip_eps_low=self._config.clip_low,
-            clip_eps_high=self._config.clip_high,
-            token_level_loss=self._config.loss_aggregation == "token",
-        )
+        losses = policy_losses(self._config, self._off_policy)
         members = {g: [t for t in minibatch if t.group == g] for g in _GROUPS}
         totals = {
             g: {
@@ -145,18 +148,22 @@ class OpenRlhfTrainer(OpenRlhfActor):
         metrics = {"loss": 0.0}
         for group, rows in members.items():
             metrics |= {f"{name}/{group}": 0.0 for name in names} if rows else {}
+        if self._off_policy.correction != "off" and members[AdvantageGroup.ORIGINAL]:
+            metrics["off_policy_outside/original"] = 0.0
         lengths = [len(t.prompt_token_ids) + len(t.response_token_ids_T) for t in minibatch]
         batches = self._batches(lengths, self._config.micro_batch_tokens)
         n_ranks = self._strategy.world_size
         for number, batch in enumerate(batches):
             rows = [minibatch[i] for i in batch]
-            ids, attention, response = self._pad(
-                [t.prompt_token_ids for t in rows], [t.response_token_ids_T for t in rows]
-            )
-            logprobs, output = self._forward(ids, attention, entropy=self._weighs_anew)
+            ids, response = self._pad([t.prompt_token_ids for t in rows], [t.response_token_ids_T for t in rows])
+            scores = self._forward(ids, response, entropy=self._weighs_anew)
+            logprobs = scores.logprobs
             total = 0.0 * logprobs.sum()  # for a rank that has none left
             old = self._spread([t.old_logprobs_T for t in rows], response)
-            weights = self._weights(rows, response, logprobs, output)
+            sampled = self._spread(
+                [t.old_logprobs_T if t.sampled_logprobs_T is None else t.sampled_logprobs_T for t in rows], response
+            )
+            weights = self._weights(rows, response, scores)
             advantage = self._spread(
                 [[t.advantage * w for w in ws] for t, ws in zip(rows, weights, strict=True)], response
             )
@@ -167,9 +174,20 @@ class OpenRlhfTrainer(OpenRlhfActor):
                 share = float(chosen.sum()) / max(totals[group]["batch_num_tokens"], 1.0)
                 if share == 0.0:
                     continue
-                loss, clipped, kl, _, _ = loss_function(
-                    logprobs, old, advantage, action_mask=chosen, dp_size=n_ranks, **totals[group]
+                loss, clipped, kl, _, _ = losses[group](
+                    logprobs,
+                    old,
+                    advantage,
+                    action_mask=chosen,
+                    rollout_log_probs=sampled,
+                    dp_size=n_ranks,
+                    **totals[group],
                 )
+                if group is AdvantageGroup.ORIGINAL and self._off_policy.correction != "off":
+                    by_rollout = self._off_policy.correction == "seq-mask-tis"
+                    units = totals[group]["global_batch_size" if by_rollout else "batch_num_tokens"]
+                    outside = n_outside(old, sampled, chosen, self._off_policy)
+                    metrics["off_policy_outside/original"] += outside / units
                 if has_kl:
                     distance = aggregate_loss(
                         compute_approx_kl(logprobs, reference, kl_estimator="k3"),
@@ -195,10 +213,10 @@ class OpenRlhfTrainer(OpenRlhfActor):
         return self._token_weight.enabled and self._token_weight.policy == "current"
 
     def _weights(
-        self, rows: Sequence[TrainingTrajectory], response: "torch.Tensor", logprobs: "torch.Tensor", output: Any
+        self, rows: Sequence[TrainingTrajectory], response: "torch.Tensor", scores: Scores
     ) -> list[list[float]]:
         """OTS weights of a micro-batch's response tokens: those that came with it, or the current policy's."""
-        if not self._weighs_anew:
+        if scores.entropy is None:
             return [t.weights_T for t in rows]
         weights = []
         for row, trajectory in enumerate(rows):
@@ -206,8 +224,8 @@ class OpenRlhfTrainer(OpenRlhfActor):
                 weights.append(trajectory.weights_T)
                 continue
             chosen = response[row].bool()
-            new = logprobs[row].detach()[chosen].tolist()
-            weights.append(ood_token_weights(new, output.entropy[row].detach()[chosen].tolist(), self._token_weight))
+            new = scores.logprobs[row].detach()[chosen].tolist()
+            weights.append(ood_token_weights(new, scores.entropy[row].detach()[chosen].tolist(), self._token_weight))
         return weights
 
     def _column(self, flags: Sequence[bool]) -> "torch.Tensor":

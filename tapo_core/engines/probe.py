@@ -6,8 +6,9 @@ files. An engine that reports success and keeps old (or broken) weights is caugh
 
 from collections.abc import Sequence
 
-from tapo_core.engines.hf import load_model, response_logprobs
+from tapo_core.engines.hf import load_model
 from tapo_core.engines.protocols import PolicyRef, Sampler, SampleRequest
+from tapo_core.engines.scoring import response_logprobs
 from tapo_core.errors import PolicyMismatchError
 
 

@@ -98,6 +98,8 @@ class TrainingTrajectory:
     old_logprobs_T: list[float]
     advantage: float
     weights_T: list[float]  #: OTS weights; 1.0 everywhere for original rollouts
+    #: by the sampler; None where it sampled under another prompt
+    sampled_logprobs_T: list[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

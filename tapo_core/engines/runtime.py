@@ -4,7 +4,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tapo_core.config import SftConfig, TapoConfig, UpdateConfig
+from tapo_core.config import SftConfig, TapoConfig
+from tapo_core.config_update import UpdateConfig
 from tapo_core.engines.environment import has_gpu
 from tapo_core.engines.protocols import FineTuner, PolicyTrainer, Sampler
 from tapo_core.engines.streaming import make_sampler
@@ -58,6 +59,7 @@ class Runtime:
             config.sampler.temperature,
             config.run.seed,
             self._reference,
+            config.off_policy,
         )
         if self._on_ray is None:
             return make()

@@ -1,6 +1,5 @@
 """Stage 6: one policy update on the selected trajectories, and a new policy version."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -8,6 +7,7 @@ from tapo_core.advantages import Normalised, Rewarded, decoupled_advantages
 from tapo_core.engines.openrlhf_trainer import drop_optimizer_states
 from tapo_core.engines.protocols import TokenScores, TrainingTrajectory
 from tapo_core.ids import deterministic_id, tree_digest
+from tapo_core.off_policy import Mismatch, measure
 from tapo_core.records import (
     Advantage,
     AdvantageGroup,
@@ -56,6 +56,7 @@ def update_policy(session: Session, iteration: int, input_digest: str) -> StageC
     trainer = session.trainer_at(parent)
     scores = trainer.score([m.tokens.prompt_token_ids for m in members], [m.tokens.token_ids_T for m in members])
     weights = [token_weights(session, m, s) for m, s in zip(members, scores, strict=True)]
+    mismatch, alarms = measure_mismatch(session, iteration, members, scores)
     trajectories = [_trajectory(m, s, w) for m, s, w in zip(members, scores, weights, strict=True)]
     steps = trainer.update(trajectories, session.seed(iteration, STAGE)) if trajectories else []
     policy_version_id = deterministic_id("policy_version", run=session.run_id, iteration=iteration)
@@ -73,7 +74,8 @@ def update_policy(session: Session, iteration: int, input_digest: str) -> StageC
         optimizer_steps=parent.optimizer_steps + len(steps),
     )
     metrics = {(number, name): value for number, step in enumerate(steps) for name, value in step.values.items()}
-    metrics |= {(-1, name): value for name, value in _mismatch(members, scores).items()}
+    measured = {} if mismatch is None else asdict(mismatch)
+    metrics |= {(-1, f"sampler_mismatch/{name}"): value for name, value in measured.items()}
     records: list[Record] = [version, *advantage_rows(session, iteration, members)]
     records += token_weight_rows(session, iteration, members, scores, weights)
     records += [
@@ -87,6 +89,8 @@ def update_policy(session: Session, iteration: int, input_digest: str) -> StageC
         "n_constructed": sum(m.advantage.group is AdvantageGroup.CONSTRUCTED for m in members),
         "n_steps": len(steps),
         "micro_batch_tokens": session.micro_batch_tokens,
+        "sampler_mismatch": measured,
+        "alarms": alarms,
     }
     commit = session.commit(STAGE, iteration, input_digest, manifest, records)
     # After the commit, so that the state a retry starts from is there until the retry is no longer needed.
@@ -140,6 +144,7 @@ def token_weights(session: Session, member: Member, scores: TokenScores) -> list
 def _trajectory(member: Member, scores: TokenScores, weights_T: list[float]) -> TrainingTrajectory:
     """What the trainer needs of one trajectory. Tokens that are not trained on are a part of its prompt."""
     ids, begin = member.tokens.token_ids_T, member.n_untrained
+    sampled, constructed = member.tokens.logprobs_T, member.advantage.group is AdvantageGroup.CONSTRUCTED
     return TrainingTrajectory(
         subject_id=member.advantage.subject_id,
         group=member.advantage.group,
@@ -148,6 +153,7 @@ def _trajectory(member: Member, scores: TokenScores, weights_T: list[float]) -> 
         old_logprobs_T=scores.logprobs_T[begin:],
         advantage=member.advantage.value,
         weights_T=weights_T[begin:],
+        sampled_logprobs_T=None if sampled is None or constructed else sampled[begin:],
     )
 
 
@@ -191,17 +197,20 @@ def token_weight_rows(
     ]
 
 
-def _mismatch(members: Sequence[Member], scores: Sequence[TokenScores]) -> dict[str, float]:
-    """How far the sampler's log-probabilities are from the trainer's, over all original tokens (nats)."""
-    differences = [
-        abs(sampled - scored)
+def measure_mismatch(
+    session: Session, iteration: int, members: Sequence[Member], scores: Sequence[TokenScores]
+) -> tuple[Mismatch | None, list[str]]:
+    """Sampler against trainer over the original members, and what is alarming about it, which is told of."""
+    pairs = [
+        (member.tokens.logprobs_T, score.logprobs_T)
         for member, score in zip(members, scores, strict=True)
-        if member.tokens.logprobs_T is not None
-        for sampled, scored in zip(member.tokens.logprobs_T, score.logprobs_T, strict=True)
+        if member.advantage.group is AdvantageGroup.ORIGINAL and member.tokens.logprobs_T is not None
     ]
-    if not differences:
-        return {}
-    return {
-        "sampler_mismatch/max": max(differences),
-        "sampler_mismatch/mean": math.fsum(differences) / len(differences),
-    }
+    found = measure([sampled for sampled, _ in pairs], [scored for _, scored in pairs])
+    alarms = [] if found is None else found.alarms(session.config.off_policy)
+    for alarm in alarms:
+        session.reporter.note(
+            f"ALARM: iteration {iteration}: {alarm}. Look at model.dtype and sampler.top_p, or set off_policy.correction "
+            "(docs/operate.md)"
+        )
+    return found, alarms

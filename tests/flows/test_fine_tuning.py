@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tapo_core.config import SftConfig, UpdateConfig
+from tapo_core.config import SftConfig
+from tapo_core.config_update import UpdateConfig
 from tapo_core.engines.hf import load_model
 from tapo_core.engines.openrlhf_sft import OpenRlhfFineTuner
 from tapo_core.engines.protocols import PolicyRef, StepMetrics, TrainingExample

@@ -12,8 +12,9 @@ import ray
 import torch
 
 from flows.train import train
-from tapo_core.config import SamplerConfig, SftConfig, TapoConfig, TokenWeightConfig, UpdateConfig
+from tapo_core.config import SamplerConfig, SftConfig, TapoConfig, TokenWeightConfig
 from tapo_core.config_cluster import ClusterConfig
+from tapo_core.config_update import OffPolicyConfig, UpdateConfig
 from tapo_core.engines.hf import load_model
 from tapo_core.engines.openrlhf_actor import rank_batches
 from tapo_core.engines.openrlhf_sft import OpenRlhfFineTuner
@@ -128,7 +129,9 @@ def kill_a_busy_rank() -> None:
 
 
 def trainer_of(config: UpdateConfig, checkpoint: Path) -> OpenRlhfTrainer:
-    return OpenRlhfTrainer(config, TokenWeightConfig(), "float32", TEMPERATURE, seed=0, reference=checkpoint)
+    return OpenRlhfTrainer(
+        config, TokenWeightConfig(), "float32", TEMPERATURE, 0, checkpoint, OffPolicyConfig(correction="tis")
+    )
 
 
 def weights(trainer: PolicyTrainer, folder: Path, version: str) -> dict[str, torch.Tensor]:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tapo_core.config import TokenWeightConfig, UpdateConfig
+from tapo_core.config import TokenWeightConfig
+from tapo_core.config_update import OffPolicyConfig, UpdateConfig
 from tapo_core.engines.openrlhf_trainer import OpenRlhfTrainer
 from tapo_core.engines.protocols import PolicyRef, TrainingTrajectory
 from tapo_core.nano.tokenizer import VOCAB_SIZE
@@ -44,12 +45,27 @@ def weights_of(model: torch.nn.Module, trajectory: TrainingTrajectory) -> list[f
     return weights
 
 
+def correction_of(trajectory: TrainingTrajectory, config: OffPolicyConfig) -> list[float]:
+    """The importance weight of each response token, from the definition of each scheme."""
+    if config.correction == "off" or trajectory.sampled_logprobs_T is None:
+        return [1.0] * len(trajectory.old_logprobs_T)
+    both = zip(trajectory.old_logprobs_T, trajectory.sampled_logprobs_T, strict=True)
+    ratios = [math.exp(old - sampled) for old, sampled in both]
+    if config.correction == "tis":
+        return [min(config.high, max(config.low, ratio)) for ratio in ratios]
+    if config.correction == "icepop":
+        return [ratio if config.low <= ratio <= config.high else 0.0 for ratio in ratios]
+    mean = math.prod(ratios) ** (1 / len(ratios))
+    return ratios if config.low <= mean <= config.high else [0.0] * len(ratios)
+
+
 def reference_loss(
     model: torch.nn.Module,
     trajectories: Sequence[TrainingTrajectory],
     config: UpdateConfig,
     initial: torch.nn.Module | None = None,
     weigh_anew: bool = False,
+    off_policy: OffPolicyConfig | None = None,
 ) -> torch.Tensor:
     """L_GRPO(original) + lambda * L(constructed), each token by the clipped objective times its OTS weight, plus the KL term."""
     total = torch.zeros((), dtype=torch.float64)
@@ -65,13 +81,14 @@ def reference_loss(
             weights = trajectory.weights_T
             if weigh_anew and group is AdvantageGroup.CONSTRUCTED:
                 weights = weights_of(model, trajectory)
-            tokens = zip(new, trajectory.old_logprobs_T, weights, base, strict=True)
-            for logprob, old, weight, reference in tokens:
+            factors = correction_of(trajectory, off_policy or OffPolicyConfig())
+            tokens = zip(new, trajectory.old_logprobs_T, weights, base, factors, strict=True)
+            for logprob, old, weight, reference, factor in tokens:
                 ratio = torch.exp(logprob - old)
                 clipped = torch.clamp(ratio, 1 - config.clip_low, 1 + config.clip_high)
                 gain = weight * trajectory.advantage
                 kl = torch.exp(reference - logprob) - 1 + logprob - reference  # k3
-                terms.append(-torch.minimum(ratio * gain, clipped * gain) + config.kl_coefficient * kl)
+                terms.append(-factor * torch.minimum(ratio * gain, clipped * gain) + config.kl_coefficient * kl)
             sequences.append(terms)
         if config.loss_aggregation == "token":
             flat = [term for terms in sequences for term in terms]
@@ -102,8 +119,9 @@ def made_up_trajectories(checkpoint: Path, n: int) -> list[TrainingTrajectory]:
             old = [float(value) + rng.uniform(-0.4, 0.4) for value in logprobs_of(model, draft)]
         result.append(
             TrainingTrajectory(
-                **{name: getattr(draft, name) for name in draft.__slots__ if name != "old_logprobs_T"},
+                **{name: getattr(draft, name) for name in draft.__slots__ if "logprobs" not in name},
                 old_logprobs_T=old,
+                sampled_logprobs_T=None if constructed else [value + rng.gauss(0.0, 0.3) for value in old],
             )
         )
     return result
@@ -139,13 +157,17 @@ def test_the_reference_gradient_against_finite_differences(checkpoint: Path, agg
     {"epochs": 2, "minibatches": 3, "weight_decay": 0.1, "max_grad_norm": 0.05},
     {"epochs": 3, "kl_coefficient": 0.5, "lambda_constructed": 2.0},
     {"epochs": 3, "minibatches": 2, "token_weight": {"policy": "current"}},
+    {"epochs": 2, "off_policy": {"correction": "tis", "low": 0.8, "high": 1.2}},
+    {"minibatches": 2, "loss_aggregation": "sequence", "off_policy": {"correction": "icepop", "low": 0.8, "high": 1.2}},
+    {"epochs": 2, "off_policy": {"correction": "seq-mask-tis", "low": 0.9, "high": 1.1}},
 ])  # fmt: skip
 def test_openrlhf_takes_the_same_steps_as_the_reference(checkpoint: Path, keys: dict[str, object]) -> None:
     keys = dict(keys)
     token_weight = TokenWeightConfig.model_validate(keys.pop("token_weight", {}))
+    off_policy = OffPolicyConfig.model_validate(keys.pop("off_policy", {}))
     config = UpdateConfig.model_validate({"learning_rate": RATE, "warmup_steps": 0, "micro_batch_tokens": 24, **keys})
     trajectories = made_up_trajectories(checkpoint, 12)
-    trainer = OpenRlhfTrainer(config, token_weight, "float32", TEMPERATURE, seed=0, reference=checkpoint)
+    trainer = OpenRlhfTrainer(config, token_weight, "float32", TEMPERATURE, 0, checkpoint, off_policy)
     trainer.load_policy(PolicyRef("p", checkpoint, optimizer=None, optimizer_digest=None))
     reports = trainer.update(trajectories, seed=5)
 
@@ -163,10 +185,16 @@ def test_openrlhf_takes_the_same_steps_as_the_reference(checkpoint: Path, keys: 
         for start in range(0, len(order), size):
             optimizer.zero_grad()
             chunk = [trajectories[i] for i in order[start : start + size]]
-            loss = reference_loss(model, chunk, config, double(checkpoint), token_weight.policy == "current")
+            loss = reference_loss(
+                model, chunk, config, double(checkpoint), token_weight.policy == "current", off_policy
+            )
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
             assert reports[number].values["loss"] == pytest.approx(loss.item(), abs=1e-5)
+            if off_policy.correction != "off":
+                factors = [correction_of(t, off_policy) for t in chunk if t.sampled_logprobs_T is not None]
+                assert 0 < reports[number].values["off_policy_outside/original"] < 1
+                assert any(factor != 1.0 for row in factors for factor in row)
             assert reports[number].values["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
             optimizer.step()
             number += 1
