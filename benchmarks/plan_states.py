@@ -25,7 +25,8 @@ def measure(dtype: str, stage: int) -> None:
     """One row."""
     import torch
 
-    from tapo_core.config import TokenWeightConfig, UpdateConfig
+    from tapo_core.config import TokenWeightConfig
+    from tapo_core.config_update import OffPolicyConfig, UpdateConfig
     from tapo_core.engines.openrlhf_trainer import OpenRlhfTrainer
     from tapo_core.engines.protocols import PolicyRef, TrainingTrajectory
     from tapo_core.nano.config import NanoConfig
@@ -38,12 +39,12 @@ def measure(dtype: str, stage: int) -> None:
         folder = Path(name)
         model = build_model(shape, 0).to(getattr(torch, dtype))
         count = count_parameters(model)
-        model.save_pretrained(folder / "model")
-        build_tokenizer().save_pretrained(folder / "model")
+        model.save_pretrained(folder / "model", OffPolicyConfig())
+        build_tokenizer().save_pretrained(folder / "model", OffPolicyConfig())
         del model
         config = UpdateConfig(zero_stage=stage, micro_batch_tokens=256)
-        trainer = OpenRlhfTrainer(config, TokenWeightConfig(), dtype, 1.0, 0, folder / "model")
-        trainer.load_policy(PolicyRef("a", folder / "model"))
+        trainer = OpenRlhfTrainer(config, TokenWeightConfig(), dtype, 1.0, 0, folder / "model", OffPolicyConfig())
+        trainer.load_policy(PolicyRef("a", folder / "model", OffPolicyConfig()))
         draw = random.Random(0)
         tokens = [[draw.randrange(VOCAB_SIZE) for _ in range(24)] for _ in range(4)]
         rows = [
