@@ -39,12 +39,12 @@ def measure(dtype: str, stage: int) -> None:
         folder = Path(name)
         model = build_model(shape, 0).to(getattr(torch, dtype))
         count = count_parameters(model)
-        model.save_pretrained(folder / "model", OffPolicyConfig())
-        build_tokenizer().save_pretrained(folder / "model", OffPolicyConfig())
+        model.save_pretrained(folder / "model")
+        build_tokenizer().save_pretrained(folder / "model")
         del model
         config = UpdateConfig(zero_stage=stage, micro_batch_tokens=256)
         trainer = OpenRlhfTrainer(config, TokenWeightConfig(), dtype, 1.0, 0, folder / "model", OffPolicyConfig())
-        trainer.load_policy(PolicyRef("a", folder / "model", OffPolicyConfig()))
+        trainer.load_policy(PolicyRef("a", folder / "model"))
         draw = random.Random(0)
         tokens = [[draw.randrange(VOCAB_SIZE) for _ in range(24)] for _ in range(4)]
         rows = [
