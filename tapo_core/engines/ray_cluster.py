@@ -87,6 +87,7 @@ class RayCluster:
             # The switch by which Ray stays on loopback; on Linux it is off by default. Ray reads it when it is imported.
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
             ray_constants.ENABLE_RAY_CLUSTER = False
+            os.environ.setdefault("RAY_worker_niceness", "0")  # engines are the work, nothing to be done beside it
             # Ray counts a processor for each engine, however few there are.
             options |= {"include_dashboard": False, "num_cpus": max(self.config.bundles, os.cpu_count() or 1)}
         try:

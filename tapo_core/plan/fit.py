@@ -55,10 +55,6 @@ def layout_problems(config: TapoConfig, shape: ModelShape, machine: Machine) -> 
                 ("sampler.tensor_parallel_size",),
             )
         )
-    if layout.offload and layout.zero_stage == 0:
-        found.append(
-            Problem('update.offload = "optimizer" needs ZeRO: update.zero_stage = 1 or more', ("update.zero_stage",))
-        )
     if layout.longest > shape.positions:
         found.append(
             Problem(

@@ -92,9 +92,11 @@ def device_needs(config: TapoConfig, shape: ModelShape, machine: Machine) -> lis
     stepping = training.step_gradients(shape, layout)  # the activations are gone by then
     if stepping > sum(update.values()):
         update = {"float32 gradients": stepping}
+    # On Ray the run's own process reads the probe's model, on the host, where no engine has a GPU for it.
+    probing = [] if layout.ray and machine.gpu is not None else [Need(sampler, "probing", {**sampling, **probe})]
     needs = [
         Need(sampler, "sampling", sampling),
-        Need(sampler, "probing", {**sampling, **probe}),
+        *probing,
         Need(learner, "updating", {**trainer, **update, **reference, **vllm, **base}),
     ]
     if layout.zero_stage == 3 and layout.ranks > 1:
@@ -108,7 +110,8 @@ def host_need(config: TapoConfig, shape: ModelShape, machine: Machine) -> Need:
     """Memory of the node with most ranks, beside a machine's GPUs.
 
     Offload: Adam's state and float32 gradients of its ranks. Sleep without offload: what the sleeping trainers put away. Loading:
-    the weights, once for each rank. Of sleeping and loading the larger one counts, since they are not at the same time.
+    the weights, once for each rank. Of sleeping and loading the larger one counts, since they are not at the same time. On Ray the
+    probe's model is on the node that the run's process is on.
     """
     layout = layout_of(config)
     on_node = min(layout.ranks, machine.gpus_per_node)
@@ -123,6 +126,8 @@ def host_need(config: TapoConfig, shape: ModelShape, machine: Machine) -> Need:
     if layout.sleep and layout.colocated and not layout.offload:
         gradients = trained * layout.dtype_bytes * on_node / (layout.ranks if layout.zero_stage >= 2 else 1)
         put_away = training.adam_bytes(layout) * share + gradients
+    if layout.ray:
+        parts["probe"] = float(shape.parameters * layout.dtype_bytes)
     parts["weights while loading" if loading >= put_away else "the sleeping trainers"] = max(loading, put_away)
     return Need("host", "a node", parts)
 

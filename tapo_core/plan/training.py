@@ -44,39 +44,31 @@ def adam_bytes(layout: Layout) -> int:
     return 8 if layout.dtype_bytes == 4 and layout.zero_stage == 0 else 12
 
 
-def layer_activations(shape: ModelShape, dtype_bytes: int, row_tokens: int, padded: bool) -> float:
+def layer_activations(shape: ModelShape, dtype_bytes: int) -> float:
     """Bytes a token that one decoder layer keeps for its backward pass.
 
     Two norms over the width: the float32 input, its normalised form, and the scaled one. The norms of queries and keys: the same
-    without the scaled one. Attention: queries, keys, values, output and its log-sums. SwiGLU: gate, its activation, the other
-    branch, and their product. A padded micro-batch has a mask: SDPA then copies keys and values to every query head, and keeps
-    `row_tokens` entries of the mask a token.
+    without the scaled one. Attention: queries, keys, values, output and its log-sums; no mask, since texts are padded on the
+    right (`engines.scoring`). SwiGLU: gate, its activation, the other branch, and their product.
     """
     b = dtype_bytes
     norms = 2 * (shape.hidden * (4 + 2 * b) + 4)
     if shape.qk_norm:
         norms += (shape.heads + shape.kv_heads) * (shape.head_dim * (4 + b) + 4)
-    keys = shape.heads if padded else shape.kv_heads
-    attention = b * shape.head_dim * (2 * shape.heads + 2 * keys) + 4 * shape.heads
-    mask = b * row_tokens if padded else 0
-    return norms + attention + 4 * shape.ffn * b + mask
+    attention = b * shape.head_dim * 2 * (shape.heads + shape.kv_heads) + 4 * shape.heads
+    return norms + attention + 4 * shape.ffn * b
 
 
 def activations(shape: ModelShape, layout: Layout) -> float:
     """Bytes that one micro-batch keeps for its backward pass, its logits apart.
 
-    With gradient checkpointing: each layer's input, and all of the one layer that is computed again. A micro-batch of several
-    rows is padded, and of one row is not; the larger of the two counts.
+    With gradient checkpointing: each layer's input, and all of the one layer that is computed again.
     """
-    tokens, b = layout.micro_batch, layout.dtype_bytes
-    row = min(layout.longest, tokens // 2)
-    layer = max(
-        layer_activations(shape, b, row, padded=True),
-        layer_activations(shape, b, min(layout.longest, tokens), padded=False),
-    )
+    b = layout.dtype_bytes
+    layer = layer_activations(shape, b)
     last_norm = shape.hidden * (4 + 2 * b) + 4
     layers = shape.layers * shape.hidden * b + layer if layout.checkpointing else shape.layers * layer
-    return tokens * (layers + last_norm)
+    return layout.micro_batch * (layers + last_norm)
 
 
 def gradients_of_activations(shape: ModelShape, layout: Layout) -> float:

@@ -3,7 +3,8 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -128,10 +129,10 @@ def kill_a_busy_rank() -> None:
                 return
 
 
-def trainer_of(config: UpdateConfig, checkpoint: Path) -> OpenRlhfTrainer:
-    return OpenRlhfTrainer(
-        config, TokenWeightConfig(), "float32", TEMPERATURE, 0, checkpoint, OffPolicyConfig(correction="tis")
-    )
+def trainer_of(config: UpdateConfig, checkpoint: Path) -> Callable[[], OpenRlhfTrainer]:
+    """Makes one, in whatever process: nothing of the tests is there."""
+    correction = OffPolicyConfig(correction="tis")
+    return partial(OpenRlhfTrainer, config, TokenWeightConfig(), "float32", TEMPERATURE, 0, checkpoint, correction)
 
 
 def weights(trainer: PolicyTrainer, folder: Path, version: str) -> dict[str, torch.Tensor]:
@@ -159,14 +160,14 @@ def test_ranks_take_the_steps_that_one_takes(
     prompts = [t.prompt_token_ids for t in trajectories]
     responses = [t.response_token_ids_T for t in trajectories]
     initial = PolicyRef("p", checkpoint)
-    local = trainer_of(config.model_copy(update={"zero_stage": 0}), checkpoint)
+    local = trainer_of(config.model_copy(update={"zero_stage": 0}), checkpoint)()
     local.load_policy(initial)
     expected_scores = local.score(prompts, responses)
     expected_steps = local.update(trajectories, seed=5)
     expected = weights(local, tmp_path / "local", "q")
     local.close()
 
-    trainer = RayTrainer(cluster, lambda: trainer_of(config, checkpoint))
+    trainer = RayTrainer(cluster, trainer_of(config, checkpoint))
     trainer.load_policy(initial)
     for found, wanted in zip(trainer.score(prompts, responses), expected_scores, strict=True):
         assert found.logprobs_T == pytest.approx(wanted.logprobs_T, abs=1e-5)
@@ -181,7 +182,7 @@ def test_ranks_take_the_steps_that_one_takes(
         state = PolicyRef("q", tmp_path / "ray/hf", tmp_path / "ray/deepspeed", tree_digest(tmp_path / "ray/deepspeed"))
         trainer.load_policy(state)
         with pytest.raises(UserError, match=r"written by 2 ranks.*cluster.trainer_ranks = 2"):
-            trainer_of(config, checkpoint).load_policy(state)
+            trainer_of(config, checkpoint)().load_policy(state)
 
     # One dies in the middle of an update: the other is not waited for, and the update is made again on new ranks.
     trainer.load_policy(initial)
@@ -200,10 +201,7 @@ def test_ranks_take_the_steps_that_one_takes(
 def test_ranks_fine_tune_as_one_does(cluster: RayCluster, checkpoint: Path, tmp_path: Path) -> None:
     config = SftConfig(learning_rate=1e-5, batch_size=5, epochs=2, warmup_steps=0, micro_batch_tokens=30)
     examples = made_up_examples(13)
-
-    def engine() -> OpenRlhfFineTuner:
-        return OpenRlhfFineTuner(config, UpdateConfig(), "float32", seed=0)
-
+    engine = partial(OpenRlhfFineTuner, config, UpdateConfig(), "float32", seed=0)
     found = []
     for name, tuner in (("local", engine()), ("ray", RayFineTuner(cluster, config, engine))):
         told: list[tuple[int, int]] = []

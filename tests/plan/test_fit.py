@@ -85,7 +85,6 @@ def test_what_nothing_helps_says_so() -> None:
             EIGHT,
             "does not divide the model's 32 heads",
         ),
-        (['update.offload="optimizer"', "update.zero_stage=0"], EIGHT, "update.zero_stage = 1 or more"),
         (["sampler.max_model_len=65536"], EIGHT, "40960 would fit"),
         ([], replace(EIGHT, host_gib=64), "a node's host needs"),
     ],
