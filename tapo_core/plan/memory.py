@@ -110,8 +110,8 @@ def host_need(config: TapoConfig, shape: ModelShape, machine: Machine) -> Need:
     """Memory of the node with most ranks, beside a machine's GPUs.
 
     Offload: Adam's state and float32 gradients of its ranks. Sleep without offload: what the sleeping trainers put away. Loading:
-    the weights, once for each rank. Of sleeping and loading the larger one counts, since they are not at the same time. On Ray the
-    probe's model is on the node that the run's process is on.
+    the weights, once for each rank. Of sleeping and loading the larger one counts, since they are not at the same time. On Ray
+    the probe's model is on the node that the run's process is on.
     """
     layout = layout_of(config)
     on_node = min(layout.ranks, machine.gpus_per_node)
