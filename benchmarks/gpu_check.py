@@ -123,7 +123,15 @@ def nano_run(folder: Path, sampler: str, iterations: int, tiny: bool) -> dict[st
 
     settings = ["run.name=gpu-check", f"run.output_dir={folder}", f"sampler.engine={sampler}"]
     if tiny:
-        settings += ["nano.levels=[1]", "nano.steps=40", "data.queries_per_iteration=4", "sampler.max_new_tokens=32"]
+        settings += [
+            "nano.levels=[1]",
+            "nano.steps=120",
+            "nano.slip_rate=0.2",
+            "nano.n_train=40",
+            "nano.n_held_out=12",
+            "data.queries_per_iteration=12",
+            "sampler.max_new_tokens=48",
+        ]
         settings += ["sampler.rollouts_per_query=4", "filter.n_pos=1", "filter.n_neg=1", "correction.max_new_tokens=64"]
     config = load_config(Path(__file__).resolve().parents[1] / "configs" / "nano_tapo.toml", settings)
     session = Session(config, resolve_assets(config))
@@ -139,6 +147,10 @@ def nano_run(folder: Path, sampler: str, iterations: int, tiny: bool) -> dict[st
         session.close()
     rows = query(config.run_folder, "SELECT iteration, accuracy FROM iteration_summary ORDER BY iteration")
     worst = query(config.run_folder, "SELECT max(value) AS v FROM update_metric WHERE name = 'sampler_mismatch/max'")
+    if worst["v"].isna().any():
+        sys.exit(
+            "gpu_check: no iteration of the built-in model had anything to train on: no query was solved by some and not all"
+        )
     return {
         "seconds_an_iteration": seconds,
         "training_accuracy": [float(value) for value in rows["accuracy"]],
