@@ -8,7 +8,8 @@ what else the machine does hits all alike. Ours and the bare engines sample with
 tokens are the same (a weight may differ in its last digit) is printed. TRL draws its own texts for the same queries. The first
 iteration, which starts the engines, is told apart; all others are measured, and the figures are medians over all rounds.
 
-Exits with status 1 if a limit is missed: at least 1.5 times TRL's samples/s, at most 1.10 of the bare engines' time.
+Exits with status 1 if a limit is missed (at least 1.5 times TRL's samples/s, at most 1.10 of the bare engines' time), and with 2
+if nothing could be measured.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 LEAST_OF_TRL, MOST_OF_BARE = 1.5, 1.10
 VARIANTS = {
@@ -33,13 +34,23 @@ VARIANTS = {
 Row = dict[str, Any]
 
 
-def run_variant(variant: str, spec: Path, folder: Path) -> Any:
+def _fail(why: str) -> NoReturn:
+    print(f"throughput.py: {why}", file=sys.stderr)
+    sys.exit(2)
+
+
+def run_variant(variant: str, spec: Row) -> Any:
     """What one variant reports. Ends the benchmark if it fails, with the end of what it said."""
-    out, log = folder / "out.json", folder / f"{variant}.log"
-    out.unlink(missing_ok=True)
-    command = [sys.executable, str(Path(__file__).with_name("throughput_variants.py")), variant, str(spec), str(out)]
-    root = str(Path(__file__).resolve().parents[1])
-    paths = [root, os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else [root]
+    with tempfile.TemporaryDirectory() as folder:
+        return _run_in(Path(folder), variant, spec)
+
+
+def _run_in(folder: Path, variant: str, spec: Row) -> Any:
+    out, log, spec_path = folder / "out.json", folder / "log", folder / "spec.json"
+    spec_path.write_text(json.dumps(spec | {"folder": str(folder)}))
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, str(root / "benchmarks" / "throughput_variants.py"), variant, str(spec_path), str(out)]
+    paths = [str(root), os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else [str(root)]
     # Prefect's own server in the process is given up after 20 s, which a busy machine takes to start it.
     environment = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"} | os.environ
     environment["PYTHONPATH"] = os.pathsep.join(paths)
@@ -47,30 +58,25 @@ def run_variant(variant: str, spec: Path, folder: Path) -> Any:
         status = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
     if status != 0:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        sys.exit(f"{variant} failed (status {status}):\n{tail}")
+        _fail(f"{variant} failed (status {status}):\n{tail}")
     return json.loads(out.read_text())
 
 
 def measure(arguments: argparse.Namespace, variants: Sequence[str]) -> dict[str, list[list[Row]]]:
     """Variant -> a list of rounds, each a list of iterations."""
     rounds: dict[str, list[list[Row]]] = {variant: [] for variant in variants}
+    spec: Row = {
+        "queries": arguments.queries,
+        "rollouts": arguments.rollouts,
+        "iterations": arguments.iterations + 1,
+        "trl_micro_batch": arguments.trl_micro_batch,
+    }
+    spec |= run_variant("prepare", spec)
     for number in range(arguments.rounds):
         turn = number % len(variants)
         for variant in (*variants[turn:], *variants[:turn]):
-            with tempfile.TemporaryDirectory() as name:
-                folder = Path(name)
-                spec = {
-                    "folder": name,
-                    "queries": arguments.queries,
-                    "rollouts": arguments.rollouts,
-                    "iterations": arguments.iterations + 1,
-                    "trl_micro_batch": arguments.trl_micro_batch,
-                }
-                path = folder / "spec.json"
-                path.write_text(json.dumps(spec))
-                path.write_text(json.dumps(spec | run_variant("prepare", path, folder)))
-                load = os.getloadavg()[0]
-                result = run_variant(variant, path, folder)
+            load = os.getloadavg()[0]
+            result = run_variant(variant, spec)
             rows: list[Row] = result["rows"]
             rounds[variant].append(rows)
             seconds = " ".join(f"{row['seconds']:.1f}" for row in rows)
@@ -104,7 +110,7 @@ def same_texts(ours: list[list[Row]], bare: list[list[Row]]) -> tuple[int, int]:
     """Iterations in which ours and the bare engines sampled the same tokens, of how many. The first must be one of them."""
     pairs = [pair for one, two in zip(ours, bare, strict=True) for pair in zip(one, two, strict=True)]
     if any(a["digest"] != b["digest"] for a, b in pairs if a["iteration"] == 1):
-        sys.exit("ours and the bare engines sampled different texts from the same model with the same seeds")
+        _fail("ours and the bare engines sampled different texts from the same model with the same seeds")
     return sum(a["digest"] == b["digest"] for a, b in pairs), len(pairs)
 
 

@@ -7,8 +7,8 @@
     trl       TRL's GRPOTrainer, sampling with transformers' generate
     trl_vllm  TRL's GRPOTrainer, sampling with vLLM in its own process ("colocate")
 
-OUT.json has the number of threads and a list of iterations: {"iteration", "seconds", "n_samples", "n_tokens" (sampled), "digest" (of
-the sampled token ids, in the batch's order), "n_correct", "parts" (seconds of named parts)}.
+OUT.json has the number of threads and a list of iterations: {"iteration", "seconds", "n_samples", "n_tokens" (sampled), "digest"
+(of the sampled token ids, in the batch's order), "n_correct", "parts" (seconds of named parts)}.
 """
 
 import json
