@@ -93,7 +93,8 @@ def flow(spec: Row, method: str) -> list[Row]:
     split.watch()
     with reporting(split):
         folder = Path(train(config_of(spec, method))["folder"])
-    tokens = {row.subject_id: row for row in load(folder, RolloutTokens)}
+    every = load(folder, RolloutTokens)
+    tokens = {row.subject_id: row for row in every if row.role is TokenRole.ROLLOUT}
     rollouts = {}
     for rollout in load(folder, Rollout):
         if rollout.kind is RolloutKind.TRAINING:
@@ -110,7 +111,7 @@ def flow(spec: Row, method: str) -> list[Row]:
         row = _row(iteration, split.wall[iteration], [tokens[i].token_ids_T for i in ids], parts)
         row["n_correct"] = sum(correct[i] for i in ids)
         row["stages"] = {stage: split.stage_wall[iteration, stage] for stage in STAGES}
-        of_iteration = [t for t in tokens.values() if t.iteration == iteration]
+        of_iteration = [t for t in every if t.iteration == iteration]
         asked = [t for t in of_iteration if t.role is TokenRole.CORRECTION]
         made = [t for t in of_iteration if t.role is TokenRole.CONSTRUCTED]
         row["constructions"] = {
