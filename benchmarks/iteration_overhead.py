@@ -56,6 +56,7 @@ class Split:
     def __init__(self) -> None:
         self.seconds: dict[tuple[int, str, str], float] = defaultdict(float)
         self.wall: dict[int, float] = defaultdict(float)
+        self.stage_wall: dict[tuple[int, str], float] = defaultdict(float)
         self._at, self._began = (0, ""), time.perf_counter()
         self._inner = 0.0
 
@@ -74,6 +75,7 @@ class Split:
         now = time.perf_counter()
         if self._at[1] != "evaluate":
             self.wall[self._at[0]] += now - self._began
+        self.stage_wall[self._at] += now - self._began
         self._began = now
 
     def timed(self, function: Callable[..., Any], kind: str) -> Callable[..., Any]:
@@ -88,6 +90,11 @@ class Split:
 
         return run
 
+    def watch(self) -> None:
+        """Time what is in TIMED from now on, in this process."""
+        for owner, name, kind in TIMED:
+            setattr(owner, name, self.timed(getattr(owner, name), kind))
+
 
 def main() -> None:
     """Run and print."""
@@ -95,8 +102,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=5)
     iterations = parser.parse_args().iterations
     split = Split()
-    for owner, name, kind in TIMED:
-        setattr(owner, name, split.timed(getattr(owner, name), kind))
+    split.watch()
     with tempfile.TemporaryDirectory() as folder, reporting(split):
         settings = [
             "run.name=overhead",

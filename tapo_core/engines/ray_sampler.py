@@ -23,7 +23,7 @@ class Replica:
     """What runs in a process of its own: one engine."""
 
     def __init__(self, config: SamplerConfig, dtype: str, sleeps: bool) -> None:
-        prepare_environment()
+        prepare_environment(vllm=config.engine == "vllm")
         self._sampler = make_sampler(config, dtype, sleeps)
 
     def load_policy(self, policy: PolicyRef) -> tuple[str, str | None]:

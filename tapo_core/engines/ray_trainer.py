@@ -36,7 +36,7 @@ class Rank(BaseDistributedActor):
     """What runs in a process of its own: one rank of torch.distributed's, as OpenRLHF sets it up, and its engine."""
 
     def __init__(self, world_size: int, rank: int, master_addr: str | None, master_port: int | None) -> None:
-        prepare_environment()
+        prepare_environment(vllm=False)
         super().__init__(world_size, rank, master_addr, master_port)
         self._engine: Any = None
 

@@ -24,7 +24,7 @@ def test_the_distance_is_stored_and_an_alarm_is_told(configure: Configure) -> No
     listener = Notes()
     with reporting(listener):
         train(config)
-    metrics = {(m.step, m.name): m.value for m in StoreReader(config.run_folder).load(UpdateMetric)}
+    metrics = {(m.optimizer_step, m.name): m.value for m in StoreReader(config.run_folder).load(UpdateMetric)}
     assert 0.0 < metrics[-1, "sampler_mismatch/mean"] <= metrics[-1, "sampler_mismatch/max"] < 1e-3
     assert 0.999 < metrics[-1, "sampler_mismatch/ess_token"] <= 1.0
     assert 0.999 < metrics[-1, "sampler_mismatch/ess_sequence"] <= 1.0
