@@ -132,9 +132,9 @@ def bare(spec: Row) -> list[Row]:
     from vllm import SamplingParams, TokensPrompt
 
     from tapo_core.engines.hf import load_tokenizer
-    from tapo_core.engines.openrlhf_actor import micro_batches
     from tapo_core.engines.openrlhf_trainer import OpenRlhfTrainer
     from tapo_core.engines.protocols import PolicyRef
+    from tapo_core.engines.scoring import micro_batches
     from tapo_core.engines.vllm_sampler import VllmSampler
     from tapo_core.verification.base import Question
     from tapo_core.verification.nano import NanoVerifier
@@ -145,9 +145,13 @@ def bare(spec: Row) -> list[Row]:
     marks: list[tuple[str, float]] = []
     begun = time.perf_counter()
     llm = VllmSampler(s, config.model.dtype)._start(str(model))
-    trainer = OpenRlhfTrainer(u, config.token_weight, config.model.dtype, s.temperature, config.run.seed, model)
+    trainer = OpenRlhfTrainer(
+        u, config.token_weight, config.model.dtype, s.temperature, config.run.seed, model, config.off_policy
+    )
     trainer.load_policy(PolicyRef("initial", model))
     actor, strategy = trainer._actor, trainer._strategy
+    # What its own forward needs, which ours does without.
+    actor.packing_samples, actor.temperature = False, s.temperature
     from openrlhf.models import PolicyLoss
 
     loss_of = PolicyLoss(clip_eps_low=u.clip_low, clip_eps_high=u.clip_high, token_level_loss=True)
