@@ -8,8 +8,8 @@ what else the machine does hits all alike. Ours and the bare engines sample with
 tokens are the same (a weight may differ in its last digit) is printed. TRL draws its own texts for the same queries. The first
 iteration, which starts the engines (of ours the trainer alone: an evaluation before it starts vLLM), is told apart; all others
 are measured, and the figures are medians over all rounds. Sampling is the same work in ours and in the bare process: where it
-takes times that differ by more than a tenth, the machine was too uneven, and the limit is not settled. (Scoring and update are not
-the same: the bare `Actor` makes all logits of a text, ours those of responses, in chunks, and entropies.)
+takes times that differ by more than a tenth, the machine was too uneven, and the limit is not settled. (Scoring and update are
+not the same: the bare `Actor` makes all logits of a text, ours those of responses, in chunks, and entropies.)
 
 Exits with status 1 unless the limits hold (at least 1.5 times TRL's samples/s, at most 1.10 of the bare engines' time), and with
 2 if nothing could be measured.

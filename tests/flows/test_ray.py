@@ -12,8 +12,7 @@ import pytest
 import ray
 import torch
 
-from flows.train import train
-from tapo_core.config import SamplerConfig, SftConfig, TapoConfig, TokenWeightConfig
+from tapo_core.config import SamplerConfig, SftConfig, TokenWeightConfig
 from tapo_core.config_cluster import ClusterConfig
 from tapo_core.config_update import OffPolicyConfig, UpdateConfig
 from tapo_core.engines.hf import load_model
@@ -28,9 +27,7 @@ from tapo_core.engines.vllm_sampler import VllmSampler
 from tapo_core.errors import TransientError, UserError
 from tapo_core.ids import tree_digest
 from tapo_core.progress import reporting
-from tapo_core.records import PolicyVersion, Rollout
-from tapo_core.store import StoreReader
-from tests.flows.conftest import Configure, StopAt
+from tests.flows.conftest import StopAt
 from tests.flows.test_fine_tuning import made_up_examples
 from tests.flows.test_update_step import TEMPERATURE, made_up_trajectories
 
@@ -79,7 +76,7 @@ def test_replicas_sample_what_one_engine_does_and_one_may_die(cluster: RayCluste
     assert told[-1] == len(requests)
 
     # Sequences of one replica end at different steps, so that some of its are finished when it dies.
-    listener = Listener()
+    listener = Notes()
     victim = sampler.process_ids[0]
     seen: list[int] = []
     with reporting(listener):
@@ -98,22 +95,15 @@ def test_replicas_sample_what_one_engine_does_and_one_may_die(cluster: RayCluste
     sampler.close()
 
 
-class Listener(StopAt):
-    """Keeps the notes; kills a rank of the trainer in the middle of an iteration's update, once, if it is told which."""
+class Notes(StopAt):
+    """Keeps the notes."""
 
-    def __init__(self, kill_in: int | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__(-1, "")
         self.notes: list[str] = []
-        self._kill_in = kill_in
 
     def note(self, text: str) -> None:
         self.notes.append(text)
-
-    def stage(self, iteration: int, stage: str) -> None:
-        super().stage(iteration, stage)
-        if (iteration, stage) == (self._kill_in, "update_policy"):
-            self._kill_in = None
-            threading.Thread(target=kill_a_busy_rank, daemon=True).start()
 
 
 def kill_a_busy_rank() -> None:
@@ -213,31 +203,6 @@ def test_ranks_fine_tune_as_one_does(cluster: RayCluster, checkpoint: Path, tmp_
     for ours, theirs in zip(found[1][0], found[0][0], strict=True):
         assert ours.values == pytest.approx(theirs.values, abs=1e-5, rel=1e-4)
     assert_close(found[1][1], found[0][1])
-
-
-def test_the_whole_run_is_the_same_on_ray(cluster: RayCluster, configure: Configure) -> None:
-    """Two replicas and two ranks that take turns, one of which dies in the first update; and the local runtime."""
-    ray_keys = ("cluster.runtime=ray", "cluster.sampler_replicas=2", "cluster.trainer_ranks=2", "cluster.sleep=true")
-    common = ("run.iterations=2", "limits.retry_seconds=0.1", "update.epochs=40")
-    configs = [configure("here", *common), configure("there", *common, *ray_keys)]
-    assert configs[0].digest == configs[1].digest, "where it runs does not make it another run"
-    listener = Listener(kill_in=1)
-    train(configs[0])
-    with reporting(listener):
-        train(configs[1])
-    assert listener.seen.count((1, "update_policy")) == 2, "the rank was killed, and the stage tried again"
-    ours, theirs = (rows_of(config) for config in configs)
-    assert ours[0] == theirs[0]
-    for here, there in zip(ours[1], theirs[1], strict=True):
-        assert_close(load_model(there, "float32", "cpu").state_dict(), load_model(here, "float32", "cpu").state_dict())
-
-
-def rows_of(config: TapoConfig) -> tuple[list[tuple[object, ...]], list[Path]]:
-    """The rollouts but for their run's ids, and the checkpoints."""
-    reader = StoreReader(config.run_folder)
-    rollouts = sorted((r.iteration, r.kind, r.seed, r.text, r.engine) for r in reader.load(Rollout))
-    versions = sorted(reader.load(PolicyVersion), key=lambda version: version.iteration)
-    return rollouts, [config.run_folder / version.checkpoint_path for version in versions[1:]]
 
 
 def test_what_the_cluster_cannot_have(checkpoint: Path) -> None:
