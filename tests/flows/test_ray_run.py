@@ -32,7 +32,7 @@ class Killer(StopAt):
 def test_the_whole_run_is_the_same_on_ray(configure: Configure) -> None:
     """Two replicas and two ranks that take turns, one of which dies in the first update; and the local runtime."""
     ray_keys = ("cluster.runtime=ray", "cluster.sampler_replicas=2", "cluster.trainer_ranks=2", "cluster.sleep=true")
-    common = ("run.iterations=2", "limits.retry_seconds=0.1", "update.epochs=4")
+    common = ("limits.retry_seconds=0.1", "update.epochs=4")
     configs = [configure("here", *common), configure("there", *common, *ray_keys)]
     assert configs[0].digest == configs[1].digest, "where it runs does not make it another run"
     listener = Killer()
