@@ -5,7 +5,6 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -30,14 +29,6 @@ def _own_sigterm() -> Iterator[None]:
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an engine is started: options of a Ray actor."""
-
-    bundle: int
-    n_gpus: float
 
 
 class RayCluster:

@@ -208,13 +208,15 @@ class RaySampler:
     def sleep(self) -> None:
         """Let every replica give back its device's memory."""
         self._policy_version_id = None
-        ray.get([replica.sleep.remote() for replica in self._replicas])
+        if self._replicas:  # Ray would start itself for nothing
+            ray.get([replica.sleep.remote() for replica in self._replicas])
 
     def close(self) -> None:
         """End the replicas."""
         self._policy_version_id = self._probed = None
-        for replica in self._replicas:
-            ray.kill(replica)
+        if ray.is_initialized():
+            for replica in self._replicas:
+                ray.kill(replica)
         self._replicas = []
 
 
