@@ -1,4 +1,4 @@
-"""What each iteration of a run came to, by the manifests of its commits: no file but the ledger is read, however large the run."""
+"""What each iteration of a run came to, by the manifests of its commits: only the ledger is read, however large the run."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
