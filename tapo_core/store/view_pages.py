@@ -151,7 +151,7 @@ def run_facts(connection: Connection) -> RunFacts | None:
         return None
     origin = connection.execute("SELECT parent_run_name, parent_iteration FROM origin LIMIT 1").fetchone()
     told = None if origin is None else f"{origin[0]}, iteration {origin[1]}"
-    return RunFacts(*row[:7], engines=json.loads(row[7]), config=json.loads(row[8]), origin=told)
+    return RunFacts(*row[:7], json.loads(row[7]), json.loads(row[8]), told)
 
 
 def evaluations(connection: Connection) -> list[EvaluationRow]:
