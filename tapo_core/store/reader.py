@@ -170,12 +170,20 @@ class StoreReader:
 
     Opening costs more than most questions. A reader sees the snapshot of its first question. `of_writer` is for the process
     that writes the store: it reads the database itself, and must release it before it writes, or is done. `iterations`: only
-    the rows of these (see `of_iterations`) are looked for, which is quick however large the run is; not for the writer.
+    the rows of these (see `of_iterations`) are looked for, and `only` these tables, which is quick however large the run is; not
+    for the writer.
     """
 
-    def __init__(self, run_folder: Path, *, of_writer: bool = False, iterations: Collection[int] | None = None) -> None:
-        if of_writer and iterations is not None:
-            raise TypeError("the writer's reader reads the database, which has all iterations")
+    def __init__(
+        self,
+        run_folder: Path,
+        *,
+        of_writer: bool = False,
+        iterations: Collection[int] | None = None,
+        only: Collection[str] | None = None,
+    ) -> None:
+        if of_writer and (iterations is not None or only is not None):
+            raise TypeError("the writer's reader reads the database, which has all iterations and tables")
         wanted = None if iterations is None else of_iterations(frozenset(iterations))
         self._run_folder = run_folder
         self._open_connection = open_database if of_writer else functools.partial(open_reader, wanted=wanted, only=only)
