@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from small_run import CORRECTION_ID, QUERY_ID, ROLLOUTS, Stage, build_small_run, commit, many_rows, stages
+from small_run import CORRECTION_ID, QUERY_ID, ROLLOUTS, build_small_run, commit, stages
 from starlette.testclient import TestClient
 
 from tapo_core.statistics import wilson
@@ -18,7 +18,7 @@ from tapo_core.store.view_snapshots import Snapshots
 from tapo_core.viewer import urls
 from tapo_core.viewer.app import create_app
 from tapo_core.viewer.charts import Chart, Point, Series, draw
-from tests.viewer.conftest import ADDRESS, N_ITERATIONS
+from tests.viewer.conftest import ADDRESS, N_ITERATIONS, evaluate_again
 
 
 def shown(client: TestClient, address: str, status: int = 200) -> str:
@@ -179,10 +179,10 @@ def test_a_snapshot_is_kept_until_one_of_its_own_commits_comes(tmp_path: Path) -
     snapshots = Snapshots(folder)
     with snapshots.open([1]) as first:
         assert first.execute("SELECT count(*) FROM rollout").fetchone() == (4,)
-    commit(folder, Stage(7, "many", many_rows(7, 3)))
+    evaluate_again(folder, 2, 1)
     with snapshots.open([1]) as again, snapshots.open() as everything:
         assert again is first
-        assert everything.execute("SELECT count(*) FROM rollout").fetchone() == (7,)
+        assert everything.execute("SELECT count(*) FROM rollout").fetchone() == (8,)
     commit(folder, stages()[2])
     with snapshots.open([1]) as newer:
         assert newer is not first
