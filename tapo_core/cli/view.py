@@ -30,7 +30,7 @@ def view(
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder. Give the folder of a run, or the one that runs are in.")
     app = create_app(chosen)
-    with _listening(port) as listener:
+    with listening(port) as listener:
         address = f"http://{_HOST}:{listener.getsockname()[1]}/"
         typer.echo(f"{address} (Ctrl-C ends it)")
         if open_browser:
@@ -38,7 +38,7 @@ def view(
         uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False)).run(sockets=[listener])
 
 
-def _listening(port: int) -> socket.socket:
+def listening(port: int) -> socket.socket:
     """A socket that listens on loopback.
 
     Raises:

@@ -9,13 +9,14 @@ from small_run import CORRECTION_ID, QUERY_ID, ROLLOUTS
 from starlette.testclient import TestClient
 
 from tapo_core.errors import UserError
-from tapo_core.store import open_reader
+from tapo_core.store import open_reader, view_search
 from tapo_core.store.snapshot import snapshot_commits
 from tapo_core.store.view_search import Filters, Found, search
 from tapo_core.viewer import urls
 
 _ALL = """
-    SELECT CAST(rollout_id AS VARCHAR) AS id, iteration, kind, text, query_id, NULL AS diagnosis, NULL AS parse_outcome FROM rollout
+    SELECT CAST(rollout_id AS VARCHAR) AS id, iteration, kind, text, query_id, NULL AS diagnosis, NULL AS parse_outcome
+    FROM rollout
     UNION ALL
     SELECT CAST(correction_id AS VARCHAR), iteration, 'constructed', coalesce(constructed_text, raw_output), query_id, diagnosis,
         parse_outcome
@@ -60,7 +61,10 @@ def test_it_finds_what_sql_finds(runs_folder: Path, filters: Filters, where: str
 
 
 @pytest.mark.parametrize("seconds", [60, 0.0])
-def test_pages_follow_one_another_without_gap_or_repetition(runs_folder: Path, seconds: float) -> None:
+def test_pages_follow_one_another_without_gap_or_repetition(
+    runs_folder: Path, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view_search, "_FIRST_ROWS", 1)
     folder = runs_folder / "drawn"
     whole = [hit.trajectory_id for hit in looked(folder, Filters(verdict="correct")).hits]
     pages, position = [], None
@@ -75,7 +79,10 @@ def test_pages_follow_one_another_without_gap_or_repetition(runs_folder: Path, s
     assert max(map(len, pages)) == 7
 
 
-def test_without_time_it_looks_through_one_iteration_and_says_where_to_go_on(runs_folder: Path) -> None:
+def test_without_time_it_looks_through_one_iteration_and_says_where_to_go_on(
+    runs_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view_search, "_FIRST_ROWS", 1)
     found = looked(runs_folder / "drawn", Filters(text="no such words"), seconds=0.0)
     assert (found.hits, found.newest, found.oldest, found.position) == ([], 4, 4, "4")
     again = looked(runs_folder / "drawn", Filters(text="no such words"), position="4", seconds=0.0)

@@ -82,7 +82,7 @@ def test_loopback_is_answered(client: TestClient, host: str) -> None:
     assert client.get("/", headers={"host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("name", ["..", "../small", "%2e%2e", "/etc", "small/../small", "small/store", "\x00", "."])
+@pytest.mark.parametrize("name", ["../small", "%2e%2e", "/etc", "small/../small", "small/store", "\x00", ".hidden"])
 def test_a_name_of_a_run_is_never_a_path(client: TestClient, name: str) -> None:
     for page in ("", "/config", "/search", "/sql?q=SELECT+1"):
         assert client.get(f"/run/{quote(name, safe='')}{page}").status_code == 404
