@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/viewer.py [--rollouts 1000000] [--tokens 60] [--folder FOLDER]
 
 Commits the stages of a run through `StoreWriter` (a quarter of an hour and more for a million rollouts; a FOLDER that has the run
-already is used as it is), serves it as `tapo view` does, and asks for each page over HTTP: once when nothing is open yet, then several
-times, for another iteration or trajectory each time. Prints the first time, the median and the longest of the others.
+already is used as it is), serves it as `tapo view` does, and asks for each page over HTTP: once when nothing is open yet, then
+several times, for another iteration or trajectory each time. Prints the first time, the median and the longest of the others.
 """
 
 import argparse
