@@ -99,11 +99,7 @@ def lineage(run_folder: Path, id_or_prefix: str, *, max_depth: int = 8, max_edge
         UserError: no such id, or several; no run in the folder.
         IntegrityError: see `open_reader`.
     """
-    digits = id_or_prefix.strip().lower().replace("-", "")
-    if not re.fullmatch(rf"[0-9a-f]{{{_MIN_PREFIX},32}}", digits):
-        raise UserError(
-            f"{id_or_prefix!a} is no id: give a UUID, or {_MIN_PREFIX} or more of its first hexadecimal digits"
-        )
+    digits = _digits(id_or_prefix)
     with contextlib.ExitStack() as opened:
         near: duckdb.DuckDBPyConnection | None = None
         there = {iteration_of(digits)} if len(digits) == 32 else None  # an id says where its row is
@@ -111,14 +107,39 @@ def lineage(run_folder: Path, id_or_prefix: str, *, max_depth: int = 8, max_edge
         if there is not None:
             near = opened.enter_context(contextlib.closing(_open_near(run_folder, there, max_depth)))
             found = _search(near, digits, "")
-        if not found:
-            everything = opened.enter_context(contextlib.closing(open_reader(run_folder, only=_KINDS)))
-            found = _search(everything, digits, "published_")  # whose ids are text, and need no cast to be compared
-        kind, start_id, iteration = _only(found, id_or_prefix)
+        kind, start_id, iteration = _only(found, id_or_prefix) if found else find_id(run_folder, id_or_prefix)
         iterations = _iterations(run_folder, kind, start_id, iteration)
         if near is None or iterations != there:
             near = opened.enter_context(contextlib.closing(_open_near(run_folder, iterations, max_depth)))
         return _story(near, kind, start_id, max_depth, max_edges)
+
+
+def find_id(run_folder: Path, id_or_prefix: str) -> tuple[str, str, int | None]:
+    """Kind, whole id and iteration (None for what belongs to the whole run) of the thing with an id, or with the only id that
+    begins so. It reads the ids of all iterations.
+
+    Raises:
+        UserError: no such id, or several; no run in the folder.
+        IntegrityError: see `open_reader`.
+    """
+    digits = _digits(id_or_prefix)
+    with contextlib.closing(open_reader(run_folder, only=_KINDS)) as everything:
+        # published_: whose ids are text, and need no cast to be compared
+        return _only(_search(everything, digits, "published_"), id_or_prefix)
+
+
+def _digits(id_or_prefix: str) -> str:
+    """The hexadecimal digits of an id or its beginning.
+
+    Raises:
+        UserError: it is no id.
+    """
+    digits = id_or_prefix.strip().lower().replace("-", "")
+    if not re.fullmatch(rf"[0-9a-f]{{{_MIN_PREFIX},32}}", digits):
+        raise UserError(
+            f"{id_or_prefix!a} is no id: give a UUID, or {_MIN_PREFIX} or more of its first hexadecimal digits"
+        )
+    return digits
 
 
 def _open_near(run_folder: Path, iterations: Collection[int], max_depth: int) -> duckdb.DuckDBPyConnection:
