@@ -4,15 +4,11 @@ What belongs to a trajectory was committed in its own iteration (queries and the
 which that is. So a snapshot of that iteration is enough, however long the run is.
 """
 
-import contextlib
 import dataclasses
-from pathlib import Path
 from typing import Any, TypeVar
 
 import duckdb
 
-from tapo_core.errors import UserError
-from tapo_core.ids import iteration_of
 from tapo_core.records import (
     Advantage,
     Correction,
@@ -27,20 +23,11 @@ from tapo_core.records import (
     TokenWeight,
     Verification,
 )
-from tapo_core.store.commits import StageCommit
-from tapo_core.store.lineage import find_id
 from tapo_core.store.rows import select_list, to_records
-from tapo_core.store.snapshot import open_reader
 from tapo_core.store.tables import TABLES, Record
 
 R = TypeVar("R", bound=Record)
 
-#: Tables whose rows belong to the whole run.
-_WITHOUT_ITERATION = ("run", "query")
-_ASKED = (
-    *(*_WITHOUT_ITERATION, "rollout", "rollout_tokens", "verification", "error_location", "correction"),
-    *("selection_decision", "advantage", "token_weight", "policy_version", "verdict", "why_in_batch"),
-)
 #: Of several locations of one error, whose is shown first (as in the view `wrong_rollout`).
 _METHODS = "['task', 'policy', 'arithmetic', 'continuation', 'construction']"
 
@@ -96,48 +83,8 @@ class Trajectory:
         return self.rollout.rollout.rollout_id
 
 
-def read_trajectory(run_folder: Path, id_or_prefix: str) -> Trajectory:
-    """The trajectory with an id, or with the only id that begins so (see `find_id`).
-
-    Raises:
-        UserError: no such id, several, or the id of something else; no run in the folder.
-        IntegrityError: see `open_reader`.
-    """
-    subject_id = id_or_prefix.strip().lower()
-    with contextlib.ExitStack() as opened:
-        if len(subject_id) == 36:
-            near = opened.enter_context(contextlib.closing(_open_near(run_folder, _iteration(subject_id))))
-            found = _read(near, subject_id)
-            if found is not None:
-                return found
-        kind, subject_id, iteration = find_id(run_folder, id_or_prefix)
-        if kind not in ("rollout", "correction") or iteration is None:
-            raise UserError(f"{subject_id} is the id of a {kind}, which is no trajectory: its lineage names some")
-        near = opened.enter_context(contextlib.closing(_open_near(run_folder, iteration)))
-        found = _read(near, subject_id)
-        assert found is not None
-        return found
-
-
-def _iteration(subject_id: str) -> int:
-    try:
-        return iteration_of(subject_id)
-    except ValueError:
-        raise UserError(f"{subject_id!a} is no id: give a UUID") from None
-
-
-def _open_near(run_folder: Path, iteration: int) -> duckdb.DuckDBPyConnection:
-    """A snapshot of one iteration, and of what belongs to the whole run."""
-
-    def near(commit: StageCommit, table: str) -> bool:
-        if table == "policy_version":
-            return commit.iteration in (0, iteration - 1, iteration)
-        return commit.iteration == iteration or table in _WITHOUT_ITERATION
-
-    return open_reader(run_folder, wanted=near, only=_ASKED)
-
-
-def _read(connection: duckdb.DuckDBPyConnection, subject_id: str) -> Trajectory | None:
+def read_trajectory(connection: duckdb.DuckDBPyConnection, subject_id: str) -> Trajectory | None:
+    """The trajectory with an id, from a snapshot of its iteration (`ids.iteration_of`); None if it is not there."""
     correction = _one(_rows(connection, Correction, "correction_id = $id", id=subject_id))
     rollout = None if correction is not None else _judged(connection, subject_id)
     made = correction or (rollout and rollout.rollout)
