@@ -85,7 +85,7 @@ def query(run_folder: Path, sql: str, *, limit_seconds: float = 30.0, max_rows: 
             `max_rows` rows; with DuckDB's message in one line.
         IntegrityError: see `open_reader`; or a published file is missing or damaged.
     """
-    with contextlib.closing(open_reader(run_folder)) as connection, _readable_files(run_folder):
+    with contextlib.closing(open_reader(run_folder)) as connection, readable_files(run_folder):
         return ask(connection, sql, limit_seconds=limit_seconds, max_rows=max_rows)
 
 
@@ -126,7 +126,7 @@ def is_file_error(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def _readable_files(run_folder: Path) -> Iterator[None]:
+def readable_files(run_folder: Path) -> Iterator[None]:
     """A file that is gone or damaged, as our error. Arrow's message names it."""
     try:
         yield
@@ -187,7 +187,7 @@ class StoreReader:
             f"{table.name}.{key}" for key in table.key
         )  # the column: a bare name would be the text made of it
         sql = f"SELECT {select_list(table)} FROM {table.name} WHERE {where} ORDER BY {order}"
-        with _readable_files(self._run_folder):
+        with readable_files(self._run_folder):
             return to_records(table, self._open().execute(sql, list(equal.values())).fetchall())
 
     def stage(self, run_id: str, iteration: int, stage: str) -> StageCommit | None:
@@ -201,7 +201,7 @@ class StoreReader:
     def redacted(self, run_id: str) -> frozenset[str]:
         """The ids of the run's queries whose text was redacted."""
         sql = "SELECT DISTINCT CAST(query_id AS VARCHAR) FROM redaction WHERE run_id = ?"
-        with _readable_files(self._run_folder):
+        with readable_files(self._run_folder):
             return frozenset(query_id for (query_id,) in self._open().execute(sql, [run_id]).fetchall())
 
     def release(self) -> None:

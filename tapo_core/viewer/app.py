@@ -1,0 +1,41 @@
+"""The viewer as a web application."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from tapo_core.errors import TapoError, UserError
+from tapo_core.viewer import pages_runs
+from tapo_core.viewer.render import STATIC, page
+from tapo_core.viewer.runs import NotThereError, Runs
+from tapo_core.viewer.security import Guard
+
+
+def create_app(folders: Sequence[Path]) -> FastAPI:
+    """The viewer of the runs in some folders (see `Runs`)."""
+    app = FastAPI(title="TAPO", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.runs = Runs(folders)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    for module in (pages_runs,):
+        app.include_router(module.router)
+    app.add_exception_handler(TapoError, _told)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_middleware(Guard)
+    return app
+
+
+def _told(request: Request, error: Exception) -> HTMLResponse:
+    """An error that TAPO raised on purpose, as a page."""
+    status = 404 if isinstance(error, NotThereError) else 400 if isinstance(error, UserError) else 500
+    return page(request, "error.html", status=status, message=str(error))
+
+
+def _refused(request: Request, error: Exception) -> HTMLResponse:
+    """An address that no page has."""
+    assert isinstance(error, HTTPException)
+    told = "there is no such page" if error.status_code == 404 else str(error.detail)
+    return page(request, "error.html", status=error.status_code, message=told)
