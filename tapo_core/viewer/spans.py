@@ -45,7 +45,9 @@ class Token:
 
     index: int
     token_id: int | None  #: None if only weights are stored
-    text: str | None  #: None without a tokenizer; empty where the token ends inside a character, which the next one completes
+    text: (
+        str | None
+    )  #: None without a tokenizer; empty where the token ends inside a character, which the next one completes
     part: Part | None
     weight: float | None  #: OTS weight
     logprob: float | None  #: of the policy before the update, nats
@@ -141,7 +143,9 @@ def cut(found: Trajectory, decode: Decode | None) -> Cut:
         try:
             spans = construction_spans(found.correction, found.wrong.rollout.text)
         except ValueError as error:
-            notes.append(f"Parts are not shown: {error}. (A redaction takes texts out; tapo audit verify finds damage.)")
+            notes.append(
+                f"Parts are not shown: {error}. (A redaction takes texts out; tapo audit verify finds damage.)"
+            )
             spans = (Span(Part.PLAIN, 0, len(text), text),)
         tokens = _tokens(found, spans, text, decode, notes)
     return Cut(tuple((span, _pieces(span, tokens)) for span in spans), tokens, tuple(notes))
@@ -158,7 +162,9 @@ def _tokens(
         notes.append("No tokens are stored for it.")
         return ()
     if weight is not None and len(ids) != len(weight.weights_T):
-        notes.append(f"{len(ids)} tokens and {len(weight.weights_T)} weights are stored: they are listed by their place.")
+        notes.append(
+            f"{len(ids)} tokens and {len(weight.weights_T)} weights are stored: they are listed by their place."
+        )
     texts: list[str] | None = None
     if decode is not None:
         texts = token_texts(ids, decode)
