@@ -78,6 +78,21 @@ def snapshot_commits(run_folder: Path) -> list[StageCommit]:
 Wanted = Callable[[StageCommit, str], bool]
 
 
+#: Tables whose rows belong to the whole run, and are needed with any iteration.
+_WHOLE = ("run", "config", "query", "origin", "redaction")
+
+
+def of_iterations(iterations: Collection[int]) -> Wanted:
+    """The rows of some iterations, those of the whole run, and the policy versions that these iterations sampled from."""
+
+    def wanted(commit: StageCommit, table: str) -> bool:
+        if table in _WHOLE or commit.iteration in iterations:
+            return True
+        return table == "policy_version" and commit.iteration + 1 in iterations
+
+    return wanted
+
+
 def open_reader(
     run_folder: Path,
     *,

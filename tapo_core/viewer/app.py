@@ -9,7 +9,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from tapo_core.errors import TapoError, UserError
-from tapo_core.viewer import pages_runs, trajectory
+from tapo_core.viewer import lineage, pages_run, pages_runs, trajectory
 from tapo_core.viewer.render import STATIC, page
 from tapo_core.viewer.runs import NotThereError, Runs
 from tapo_core.viewer.security import Guard
@@ -20,7 +20,7 @@ def create_app(folders: Sequence[Path]) -> FastAPI:
     app = FastAPI(title="TAPO", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.runs = Runs(folders)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    for module in (pages_runs, trajectory):
+    for module in (pages_runs, pages_run, trajectory, lineage):
         app.include_router(module.router)
     app.add_exception_handler(TapoError, _told)
     app.add_exception_handler(HTTPException, _refused)

@@ -7,6 +7,8 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from tapo_core.statistics import Estimate
+from tapo_core.text import shortened
 from tapo_core.viewer import urls
 
 HERE = Path(__file__).parent
@@ -25,9 +27,24 @@ def _number(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
+def _interval(estimate: Estimate | None) -> str:
+    """A share and its interval."""
+    return "–" if estimate is None else f"{estimate.value:.1%} ({estimate.low:.1%} to {estimate.high:.1%})"
+
+
+def _moment(time: str) -> str:
+    """A time of the store (UTC) to the second."""
+    return time[:19].replace("T", " ")
+
+
 def _short(row_id: str) -> str:
     """The beginning of an id, enough to tell it from its neighbours."""
     return row_id[:8]
+
+
+def _kind(name: str) -> str:
+    """A table's or relation's name as words."""
+    return name.replace("_", " ")
 
 
 @cache
@@ -41,7 +58,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals.update({name: getattr(urls, name) for name in dir(urls) if name.endswith("_url")})
-    made.filters.update(share=_share, number=_number, short=_short)
+    made.filters.update(share=_share, number=_number, interval=_interval, moment=_moment, short=_short)
+    made.filters.update(kind=_kind, shortened=shortened)
     return made
 
 

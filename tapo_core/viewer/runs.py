@@ -69,13 +69,15 @@ class Runs:
         return self._of(run).commits()
 
     @contextlib.contextmanager
-    def open(self, run: str, iterations: Collection[int] | None = None) -> Iterator[Connection]:
+    def open(
+        self, run: str, iterations: Collection[int] | None = None, only: Collection[str] | None = None
+    ) -> Iterator[Connection]:
         """A connection to a run's snapshot, of some iterations or (slow on a large run) of all. See `Snapshots.open`.
 
         Raises:
             NotThereError, UserError, IntegrityError: see `folder` and `Snapshots.open`.
         """
-        with self._of(run).open(iterations) as connection:
+        with self._of(run).open(iterations, only) as connection:
             yield connection
 
 

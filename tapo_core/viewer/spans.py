@@ -136,7 +136,8 @@ def cut(found: Trajectory, decode: Decode | None) -> Cut:
         spans = rollout_spans(rollout, found.locations[0] if found.locations else None)
         tokens = _tokens(found, spans, rollout.text, decode, notes)
     else:
-        assert found.correction is not None and found.wrong is not None
+        assert found.correction is not None
+        assert found.wrong is not None
         text = found.correction.constructed_text
         if text is None:
             return Cut((), (), ())
@@ -196,7 +197,8 @@ def _sampled_logprobs(found: Trajectory) -> list[float] | None:
     """The sampler's, of each token that was sampled as such: all of a rollout, the kept prefix of a construction."""
     if found.rollout is not None:
         return None if found.tokens is None else found.tokens.logprobs_T
-    assert found.correction is not None and found.wrong is not None
+    assert found.correction is not None
+    assert found.wrong is not None
     kept = found.correction.prefix_token_end or 0
     own, wrong = found.tokens, found.wrong.tokens
     if own is None or wrong is None or wrong.logprobs_T is None or own.token_ids_T[:kept] != wrong.token_ids_T[:kept]:
