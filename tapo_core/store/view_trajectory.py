@@ -28,6 +28,13 @@ from tapo_core.store.tables import TABLES, Record
 
 R = TypeVar("R", bound=Record)
 
+#: Tables and views that are asked here.
+TRAJECTORY_TABLES = frozenset(
+    {
+        *("run", "query", "rollout", "rollout_tokens", "verification", "error_location", "correction", "policy_version"),
+        *("selection_decision", "advantage", "token_weight", "verdict", "why_in_batch", "correction_outcome"),
+    }
+)
 #: Of several locations of one error, whose is shown first (as in the view `wrong_rollout`).
 _METHODS = "['task', 'policy', 'arithmetic', 'continuation', 'construction']"
 
@@ -135,6 +142,18 @@ def read_trajectory(connection: duckdb.DuckDBPyConnection, subject_id: str) -> T
         ),
         neighbours=_neighbours(connection, made),
     )
+
+
+def sample_constructions(connection: duckdb.DuckDBPyConnection, iteration: int, count: int) -> list[tuple[str, str]]:
+    """Ids of some constructions of an iteration and of their queries: one of each outcome, then the next of each.
+
+    Of one outcome they come in the order of their ids, which is as good as random.
+    """
+    return connection.execute(
+        "SELECT CAST(correction_id AS VARCHAR), CAST(query_id AS VARCHAR) FROM correction_outcome WHERE iteration = $iteration "
+        "ORDER BY row_number() OVER (PARTITION BY outcome ORDER BY correction_id), outcome LIMIT $count",
+        {"iteration": iteration, "count": count},
+    ).fetchall()
 
 
 def _rows(

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from tapo_core.errors import TapoError, UserError
-from tapo_core.viewer import lineage, pages_run, pages_runs, trajectory
+from tapo_core.viewer import lineage, pages_iteration, pages_run, pages_runs, pages_search, pages_sql, trajectory
 from tapo_core.viewer.render import STATIC, page
 from tapo_core.viewer.runs import NotThereError, Runs
 from tapo_core.viewer.security import Guard
@@ -20,10 +21,11 @@ def create_app(folders: Sequence[Path]) -> FastAPI:
     app = FastAPI(title="TAPO", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.runs = Runs(folders)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    for module in (pages_runs, pages_run, trajectory, lineage):
+    for module in (pages_runs, pages_run, pages_iteration, trajectory, lineage, pages_search, pages_sql):
         app.include_router(module.router)
     app.add_exception_handler(TapoError, _told)
     app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _misspelt)
     app.add_middleware(Guard)
     return app
 
@@ -39,3 +41,10 @@ def _refused(request: Request, error: Exception) -> HTMLResponse:
     assert isinstance(error, HTTPException)
     told = "there is no such page" if error.status_code == 404 else str(error.detail)
     return page(request, "error.html", status=error.status_code, message=told)
+
+
+def _misspelt(request: Request, error: Exception) -> HTMLResponse:
+    """An address with a value that the page cannot have."""
+    assert isinstance(error, RequestValidationError)
+    told = "; ".join(f"{one['loc'][-1]}={one['input']!a}: {one['msg']}" for one in error.errors())
+    return page(request, "error.html", status=400, message=f"the address is wrong: {told}")

@@ -35,6 +35,7 @@ class Graph:
 
     boxes: tuple[Box, ...]
     lines: tuple[Line, ...]
+    names: tuple[Line, ...]  #: lines whose names are written; edges that end together have one name
     width: int
     height: int
     n_left_out: int  #: nodes for which there is no room
@@ -60,9 +61,10 @@ def lay_out(found: Lineage, max_nodes: int) -> Graph:
     for node, column in drawn.items():
         x = _MARGIN + (column - first) * (WIDTH + _GAP_X)
         boxes[node] = Box(found.nodes[node], x, round(height / 2 + rows[node] - HEIGHT / 2), node == found.start.id)
-    lines = tuple(_line(edge, boxes[edge.parent_id], boxes[edge.child_id]) for edge in edges)
+    lines = tuple(_line(edge, boxes[edge.parent_id], boxes[edge.child_id], drawn[edge.child_id] <= 0) for edge in edges)
+    names = tuple({(line.relation, line.x, line.y): line for line in lines}.values())
     width = 2 * _MARGIN + (last - first + 1) * (WIDTH + _GAP_X) - _GAP_X
-    return Graph(tuple(boxes.values()), lines, width, height, len(columns) - len(drawn))
+    return Graph(tuple(boxes.values()), lines, names, width, height, len(columns) - len(drawn))
 
 
 def _steps_away(start: str, edges: Sequence[LineageEdge], *, upward: bool) -> dict[str, int]:
@@ -95,7 +97,9 @@ def _order(column: list[str], edges: Sequence[LineageEdge], found: Lineage, rows
         rows[node] = (number - (len(ordered) - 1) / 2) * (HEIGHT + _GAP_Y)
 
 
-def _line(edge: LineageEdge, parent: Box, child: Box) -> Line:
+def _line(edge: LineageEdge, parent: Box, child: Box, upward: bool) -> Line:
+    """An edge. Its name stands where edges have parted: at the parent of what came before, at the child of what came after."""
     x1, y1, x2, y2 = parent.x + WIDTH, parent.y + HEIGHT // 2, child.x, child.y + HEIGHT // 2
     bend = max(_GAP_X // 2, (x2 - x1) // 2)
-    return Line(edge.relation, f"M{x1} {y1} C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}", x2 - 6, y2 - 4)
+    x, y = (x1 + 4, y1 - 5) if upward else (x1 + 12, y2 - 5)
+    return Line(edge.relation, f"M{x1} {y1} C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}", x, y)

@@ -34,8 +34,8 @@ _METRICS = {
     "sampler_mismatch/mean": "Sampler against trainer, nats a token",
 }
 _WILSON = (
-    f"Bands: Wilson's {CONFIDENCE:.0%} interval of the counts, as if rollouts were independent; those of one query are not, so it is "
-    "rather too narrow."
+    f"Bands: Wilson's {CONFIDENCE:.0%} interval of the counts, as if rollouts were independent; those of one query are not, "
+    "so it is rather too narrow."
 )
 
 

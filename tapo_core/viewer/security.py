@@ -1,8 +1,8 @@
 """What every request must be, and what every answer says to the browser.
 
 The server listens on loopback. A page of another site could still make a browser ask it, so names other than loopback's are
-refused (one could have been made to point here: DNS rebinding), nothing but reading is allowed, and no page may be framed. Texts of
-models are escaped by the templates; should one get through, the policy below runs no script of a page and loads nothing from
+refused (one could have been made to point here: DNS rebinding), nothing but reading is allowed, and no page may be framed. Texts
+of models are escaped by the templates; should one get through, the policy below runs no script of a page and loads nothing from
 anywhere else.
 """
 

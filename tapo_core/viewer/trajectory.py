@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from tapo_core.errors import UserError
 from tapo_core.ids import iteration_of
 from tapo_core.store.lineage import find_id
-from tapo_core.store.view_trajectory import Trajectory, read_trajectory
+from tapo_core.store.view_trajectory import TRAJECTORY_TABLES, Trajectory, read_trajectory
 from tapo_core.viewer.render import page
 from tapo_core.viewer.runs import NotThereError, Runs, RunsHere
 from tapo_core.viewer.spans import Cut, Span, Token, cut, rollout_spans
@@ -63,7 +63,7 @@ def load_trajectory(runs: Runs, run: str, trajectory_id: str) -> Trajectory | No
         iteration = iteration_of(trajectory_id)
     except ValueError:
         return None
-    with runs.open(run, {iteration}) as connection:
+    with runs.open(run, {iteration}, TRAJECTORY_TABLES) as connection:
         return read_trajectory(connection, trajectory_id)
 
 
