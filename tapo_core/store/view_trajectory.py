@@ -31,7 +31,16 @@ R = TypeVar("R", bound=Record)
 #: Tables and views that are asked here.
 TRAJECTORY_TABLES = frozenset(
     {
-        *("run", "query", "rollout", "rollout_tokens", "verification", "error_location", "correction", "policy_version"),
+        *(
+            "run",
+            "query",
+            "rollout",
+            "rollout_tokens",
+            "verification",
+            "error_location",
+            "correction",
+            "policy_version",
+        ),
         *("selection_decision", "advantage", "token_weight", "verdict", "why_in_batch", "correction_outcome"),
     }
 )
