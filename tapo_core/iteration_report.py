@@ -130,5 +130,13 @@ def _where_more_is(session: Session, iteration: int) -> str:
         f'tapo sql "SELECT * FROM iteration_summary WHERE iteration = {iteration}" --run {run}',
         f'tapo sql "SELECT * FROM why_in_batch WHERE iteration = {iteration} LIMIT 20" --run {run}',
         f"tapo lineage ID --run {run}",
+        f"tapo view {run}",
     ]
-    return "More (any id of this page has a lineage):\n\n" + fenced("\n".join(commands))
+    page = iteration_url(session.folder.resolve().name, iteration)
+    more = (
+        f"More (any id of this page has a lineage; `tapo view` serves pages, and has this iteration at "
+        f"[{page}]({VIEWER_ADDRESS}{page})):\n\n" + fenced("\n".join(commands))
+    )
+    if iteration == session.config.run.iterations:
+        more += f"\n\nThe report on the whole run, one HTML file:\n\n{fenced(str((session.folder / REPORT_FILE).resolve()))}"
+    return more
