@@ -83,7 +83,7 @@ _WHOLE = ("run", "config", "query", "origin", "redaction")
 
 
 def of_iterations(iterations: Collection[int]) -> Wanted:
-    """The rows of some iterations, those of the whole run, and the policy versions that these iterations may have sampled from."""
+    """The rows of some iterations, those of the whole run, and the policy versions that they may have sampled from."""
 
     def wanted(commit: StageCommit, table: str) -> bool:
         if table in _WHOLE or commit.iteration in iterations:

@@ -149,9 +149,15 @@ def run_facts(connection: Connection) -> RunFacts | None:
     ).fetchone()
     if row is None:
         return None
+    run_id, name, seed, method, version, created_at, config_digest, engines, config = row
     origin = connection.execute("SELECT parent_run_name, parent_iteration FROM origin LIMIT 1").fetchone()
     told = None if origin is None else f"{origin[0]}, iteration {origin[1]}"
-    return RunFacts(*row[:7], engines=json.loads(row[7]), config=json.loads(row[8]), origin=told)
+    return RunFacts(
+        *(run_id, name, seed, method, version, created_at, config_digest),
+        engines=json.loads(engines),
+        config=json.loads(config),
+        origin=told,
+    )
 
 
 def evaluations(connection: Connection) -> list[EvaluationRow]:

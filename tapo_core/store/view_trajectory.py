@@ -103,7 +103,7 @@ def read_trajectory(connection: duckdb.DuckDBPyConnection, subject_id: str) -> T
     """The trajectory with an id, from a snapshot of its iteration (`ids.iteration_of`); None if it is not there."""
     correction = _one(_rows(connection, Correction, "correction_id = $id", id=subject_id))
     rollout = None if correction is not None else _judged(connection, subject_id)
-    made = correction or (rollout and rollout.rollout)
+    made = correction if rollout is None else rollout.rollout
     if made is None:
         return None
     wrong_id = subject_id if correction is None else correction.wrong_rollout_id

@@ -10,10 +10,19 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from tapo_core.errors import TapoError, UserError
-from tapo_core.viewer import lineage, pages_iteration, pages_run, pages_runs, pages_search, pages_sql, trajectory
+from tapo_core.viewer import (
+    lineage,
+    pages_compare,
+    pages_iteration,
+    pages_run,
+    pages_runs,
+    pages_search,
+    pages_sql,
+    trajectory,
+)
 from tapo_core.viewer.render import STATIC, page
 from tapo_core.viewer.runs import NotThereError, Runs
-from tapo_core.viewer.security import Guard
+from tapo_core.viewer.security import HEADERS, Guard
 
 
 def create_app(folders: Sequence[Path]) -> FastAPI:
@@ -21,11 +30,13 @@ def create_app(folders: Sequence[Path]) -> FastAPI:
     app = FastAPI(title="TAPO", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.runs = Runs(folders)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    for module in (pages_runs, pages_run, pages_iteration, trajectory, lineage, pages_search, pages_sql):
+    pages = (pages_runs, pages_run, pages_iteration, trajectory, lineage, pages_compare, pages_search, pages_sql)
+    for module in pages:
         app.include_router(module.router)
     app.add_exception_handler(TapoError, _told)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _misspelt)
+    app.add_exception_handler(Exception, _broken)
     app.add_middleware(Guard)
     return app
 
@@ -48,3 +59,11 @@ def _misspelt(request: Request, error: Exception) -> HTMLResponse:
     assert isinstance(error, RequestValidationError)
     told = "; ".join(f"{one['loc'][-1]}={one['input']!a}: {one['msg']}" for one in error.errors())
     return page(request, "error.html", status=400, message=f"the address is wrong: {told}")
+
+
+def _broken(request: Request, error: Exception) -> HTMLResponse:
+    """A fault of the viewer itself, which the terminal tells in full. It is answered outside of `Guard`."""
+    told = f"the viewer failed at this page ({type(error).__name__}); the terminal of `tapo view` says where"
+    answer = page(request, "error.html", status=500, message=told)
+    answer.headers.update(HEADERS)
+    return answer

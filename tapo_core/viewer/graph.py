@@ -45,7 +45,7 @@ def lay_out(found: Lineage, max_nodes: int) -> Graph:
     """A graph of the start and the nodes nearest to it, `max_nodes` at the most."""
     columns = {found.start.id: 0}
     columns |= {node: -n for node, n in _steps_away(found.start.id, found.ancestors, upward=True).items()}
-    columns |= {node: n for node, n in _steps_away(found.start.id, found.descendants, upward=False).items()}
+    columns |= _steps_away(found.start.id, found.descendants, upward=False)
     near = sorted(columns, key=lambda node: (abs(columns[node]), columns[node] > 0, found.nodes[node].kind, node))
     drawn = {node: columns[node] for node in near[:max_nodes]}
     first, last = min(drawn.values()), max(drawn.values())

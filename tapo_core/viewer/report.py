@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from tapo_core.errors import UserError
 from tapo_core.files import publish_text
+from tapo_core.keeping import REPORT
 from tapo_core.records import RolloutKind
 from tapo_core.store.iteration_counts import IterationCounts, iteration_counts
 from tapo_core.store.view_pages import (
@@ -32,7 +33,6 @@ from tapo_core.viewer.render import STATIC, environment
 from tapo_core.viewer.runs import Runs
 from tapo_core.viewer.trajectory import TOOLS, TrajectoryView, load_trajectory, view_trajectory
 
-FILE = "report.html"  #: in the run's folder
 N_TRAJECTORIES = 12  #: unless told otherwise
 _N_GROUPS = 4  #: of a run that constructs nothing
 _N_ITERATIONS = 1000
@@ -59,7 +59,7 @@ class Written:
 
 
 def write_report(run_folder: Path, file: Path | None = None, n_trajectories: int = N_TRAJECTORIES) -> Written:
-    """Write the report on a run, as it is now, to a file: `FILE` in its folder if none is named. An earlier one is replaced.
+    """Write the report on a run, as it is now, to a file: `keeping.REPORT` in its folder if none is named. An earlier one goes.
 
     Raises:
         UserError: no run in the folder, or the file cannot be written.
@@ -67,9 +67,9 @@ def write_report(run_folder: Path, file: Path | None = None, n_trajectories: int
     """
     if not (run_folder / "store").is_dir():
         raise UserError(f"no run in {run_folder}: give the folder of a run")
-    file = run_folder / FILE if file is None else file
+    file = run_folder / REPORT if file is None else file
     if file.is_dir():
-        raise UserError(f"{file} is a folder: name a file, for example {file / FILE}")
+        raise UserError(f"{file} is a folder: name a file, for example {file / REPORT}")
     runs = Runs([run_folder])
     (run,) = runs.found()
     counts = iteration_counts(runs.commits(run))

@@ -4,6 +4,7 @@ import math
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -117,7 +118,7 @@ def quoted(text: str) -> str:
 
 
 #: What the templates of trajectories ask for besides the trajectory.
-TOOLS = {"shade": shade, "token_title": token_title, "quoted": quoted, "LISTED": LISTED, "SHADES": SHADES}
+TOOLS: dict[str, Any] = {"shade": shade, "token_title": token_title, "quoted": quoted, "LISTED": LISTED, "SHADES": SHADES}
 
 
 def _invisible(pieces: Cut) -> list[str]:
