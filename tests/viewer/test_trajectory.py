@@ -166,7 +166,8 @@ LINES = st.lists(
 @given(LINES, LINES, st.sampled_from(["\n", "\n\n"]))
 def test_spans_of_any_construction_that_parses_give_its_text(wrong: list[str], corrected: list[str], gap: str) -> None:
     text = gap.join(wrong)
-    raw = f"<analysis>a</analysis><reconstruction>{wrong[0]}\nWait, that is not right.\n{chr(10).join(corrected)}</reconstruction>"
+    body = "\n".join((wrong[0], "Wait, that is not right.", *corrected))
+    raw = f"<analysis>a</analysis><reconstruction>{body}</reconstruction>"
     parsed = parse_construction(raw, FinishReason.STOP, text, "reference", CorrectionConfig(max_copied_words=0))
     assume(parsed.outcome is ParseOutcome.PARSED)
     made = dataclasses.replace(
