@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from tapo_core.keeping import REPORT
 from tapo_core.records import Correction, ParseOutcome, SubjectKind, VerificationOutcome
 from tapo_core.session import Session
 from tapo_core.stages.verify import first_verdicts
 from tapo_core.store.snapshot import snapshot_commits
 from tapo_core.text import fenced, markdown_table
+from tapo_core.viewer.urls import ADDRESS, iteration_url
 
 N_SHOWN = 3  #: constructed trajectories
 _N_CURVE = 60  #: iterations that the curve has at most, the newest
@@ -130,5 +132,13 @@ def _where_more_is(session: Session, iteration: int) -> str:
         f'tapo sql "SELECT * FROM iteration_summary WHERE iteration = {iteration}" --run {run}',
         f'tapo sql "SELECT * FROM why_in_batch WHERE iteration = {iteration} LIMIT 20" --run {run}',
         f"tapo lineage ID --run {run}",
+        f"tapo view {run}",
     ]
-    return "More (any id of this page has a lineage):\n\n" + fenced("\n".join(commands))
+    page = iteration_url(session.folder.resolve().name, iteration)
+    more = (
+        f"More (any id of this page has a lineage; `tapo view` serves pages, and has this iteration at "
+        f"[{page}]({ADDRESS}{page})):\n\n" + fenced("\n".join(commands))
+    )
+    if iteration == session.config.run.iterations:
+        more += f"\n\nThe report on the whole run, one HTML file:\n\n{fenced(str((session.folder / REPORT).resolve()))}"
+    return more

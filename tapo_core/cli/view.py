@@ -8,16 +8,14 @@ from typing import Annotated
 import typer
 
 from tapo_core.errors import UserError
-
-_HOST = "127.0.0.1"
-_PORT = 8765
+from tapo_core.viewer.urls import HOST, PORT
 
 
 def view(
     folders: Annotated[
         list[Path] | None, typer.Argument(help="Folders of runs, or a folder that runs are in; runs/ when left out")
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0: any that is free")] = _PORT,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0: any that is free")] = PORT,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser")] = False,
 ) -> None:
     """Serve pages about runs on loopback, also while they train: curves, groups, trajectories in colour, lineage, search, SQL."""
@@ -31,7 +29,7 @@ def view(
             raise UserError(f"{folder}: no such folder. Give the folder of a run, or the one that runs are in.")
     app = create_app(chosen)
     with listening(port) as listener:
-        address = f"http://{_HOST}:{listener.getsockname()[1]}/"
+        address = f"http://{HOST}:{listener.getsockname()[1]}/"
         typer.echo(f"{address} (Ctrl-C ends it)")
         if open_browser:
             webbrowser.open(address)
@@ -47,7 +45,7 @@ def listening(port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((_HOST, port))
+        listener.bind((HOST, port))
         listener.listen()
     except OSError as error:
         listener.close()

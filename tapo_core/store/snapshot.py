@@ -83,12 +83,12 @@ _WHOLE = ("run", "config", "query", "origin", "redaction")
 
 
 def of_iterations(iterations: Collection[int]) -> Wanted:
-    """The rows of some iterations, those of the whole run, and the policy versions that these iterations sampled from."""
+    """The rows of some iterations, those of the whole run, and the policy versions that they may have sampled from."""
 
     def wanted(commit: StageCommit, table: str) -> bool:
         if table in _WHOLE or commit.iteration in iterations:
             return True
-        return table == "policy_version" and commit.iteration + 1 in iterations
+        return table == "policy_version" and (commit.iteration == 0 or commit.iteration + 1 in iterations)
 
     return wanted
 

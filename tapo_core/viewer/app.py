@@ -10,7 +10,16 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from tapo_core.errors import TapoError, UserError
-from tapo_core.viewer import pages_compare, pages_iteration, pages_run, pages_runs, pages_search, pages_sql
+from tapo_core.viewer import (
+    lineage,
+    pages_compare,
+    pages_iteration,
+    pages_run,
+    pages_runs,
+    pages_search,
+    pages_sql,
+    trajectory,
+)
 from tapo_core.viewer.render import STATIC, page
 from tapo_core.viewer.runs import NotThereError, Runs
 from tapo_core.viewer.security import HEADERS, Guard
@@ -21,7 +30,8 @@ def create_app(folders: Sequence[Path]) -> FastAPI:
     app = FastAPI(title="TAPO", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.runs = Runs(folders)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    for module in (pages_runs, pages_run, pages_iteration, pages_compare, pages_search, pages_sql):
+    pages = (pages_runs, pages_run, pages_iteration, trajectory, lineage, pages_compare, pages_search, pages_sql)
+    for module in pages:
         app.include_router(module.router)
     app.add_exception_handler(TapoError, _told)
     app.add_exception_handler(HTTPException, _refused)

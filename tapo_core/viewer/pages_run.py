@@ -14,6 +14,7 @@ from tapo_core.store.view_pages import (
     RUN_TABLES,
     EvaluationRow,
     MetricPoint,
+    RunFacts,
     evaluations,
     run_facts,
     update_metrics,
@@ -68,8 +69,12 @@ def config(request: Request, runs: RunsHere, run: str) -> HTMLResponse:
         facts = run_facts(connection)
     if facts is None:
         raise NotThereError(f"run {run} has committed nothing yet: its configuration comes with its first stage")
-    text = json.dumps(facts.config, indent=2, ensure_ascii=False)
-    return page(request, "config.html", run=run, facts=facts, text=text)
+    return page(request, "config.html", run=run, facts=facts, text=config_text(facts))
+
+
+def config_text(facts: RunFacts) -> str:
+    """A run's configuration to be read."""
+    return json.dumps(facts.config, indent=2, ensure_ascii=False)
 
 
 def read_evaluations(runs: Runs, run: str) -> list[EvaluationRow]:

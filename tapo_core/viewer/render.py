@@ -8,6 +8,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tapo_core.statistics import Estimate
+from tapo_core.text import shortened
 from tapo_core.viewer import urls
 
 HERE = Path(__file__).parent
@@ -41,6 +42,11 @@ def _short(row_id: str) -> str:
     return row_id[:8]
 
 
+def _kind(name: str) -> str:
+    """A table's or relation's name as words."""
+    return name.replace("_", " ")
+
+
 @cache
 def environment() -> Environment:
     """Where templates come from; functions of `urls` are known by name in all of them."""
@@ -53,6 +59,7 @@ def environment() -> Environment:
     )
     made.globals.update({name: getattr(urls, name) for name in dir(urls) if name.endswith("_url")})
     made.filters.update(share=_share, number=_number, interval=_interval, moment=_moment, short=_short)
+    made.filters.update(kind=_kind, shortened=shortened)
     return made
 
 

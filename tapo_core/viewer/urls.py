@@ -2,6 +2,9 @@
 
 from urllib.parse import quote, urlencode
 
+HOST, PORT = "127.0.0.1", 8765  #: where `tapo view` listens unless told otherwise
+ADDRESS = f"http://{HOST}:{PORT}"
+
 
 def _path(*parts: str | int) -> str:
     return "".join(f"/{quote(str(part), safe='')}" for part in parts)
