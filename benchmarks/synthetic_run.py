@@ -5,6 +5,7 @@ the store, and says nothing about training.
 """
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -288,6 +289,29 @@ class SyntheticRun:
         )
 
 
+def _manifest(records: list[Record]) -> dict[str, float]:
+    """Counts of a stage's records, by the names that the real stages' manifests have."""
+    counts: Counter[str] = Counter()
+    for record in records:
+        match record:
+            case Rollout():
+                counts.update({"n_rollouts": 1, "n_tokens": record.n_tokens})
+            case Verification(subject_kind=SubjectKind.ROLLOUT):
+                counts[record.outcome] += 1
+            case Correction():
+                counts[record.parse_outcome] += 1
+            case SelectionDecision():
+                counts[f"{record.subject_kind}/{record.reason}"] += 1
+            case Advantage():
+                counts[f"n_{record.advantage_group}"] += 1
+    measured = [record for record in records if isinstance(record, Evaluation)]
+    return dict(counts) | {
+        name: value
+        for one in measured
+        for name, value in ((one.metric, one.value), ("low", one.low), ("high", one.high))
+    }
+
+
 def commit(folder: Path, iteration: int, stage: str, records: list[Record]) -> StageCommit:
     """Commit one stage as a pipeline would."""
     return StoreWriter(folder).commit_stage(
@@ -296,6 +320,6 @@ def commit(folder: Path, iteration: int, stage: str, records: list[Record]) -> S
         stage=stage,
         config_digest=_CONFIG_DIGEST,
         input_digest=sha256_text(stage),
-        manifest={"stage": stage},
+        manifest=_manifest(records),
         records=records,
     )

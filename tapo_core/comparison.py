@@ -1,5 +1,6 @@
 """Two policy versions on the problems that both were evaluated on, and what differs between two runs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +25,34 @@ class PolicyAt:
     iteration: int
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A problem that two policy versions were evaluated on, and the share of correct samples of each."""
+
+    query_ids: tuple[str, str]  #: in the first's run, and in the second's
+    text: str
+    first: float
+    second: float
+
+
 def compare_policies(first: PolicyAt, second: PolicyAt, dataset: str) -> Comparison:
     """pass@1 of the first less that of the second, paired by problem (see `statistics.compare`).
+
+    Raises:
+        UserError: see `shared_problems`.
+    """
+    return compare_problems(shared_problems(first, second, dataset), dataset)
+
+
+def compare_problems(problems: Sequence[Problem], dataset: str) -> Comparison:
+    """The comparison of what `shared_problems` found, which draws the same each time."""
+    seed = derive_seed(0, 0, "compare", dataset)
+    first, second = [problem.first for problem in problems], [problem.second for problem in problems]
+    return compare(first, second, CONFIDENCE, RESAMPLES, seed)
+
+
+def shared_problems(first: PolicyAt, second: PolicyAt, dataset: str) -> list[Problem]:
+    """The problems of a data set that both were evaluated on, at least one of them.
 
     Raises:
         UserError: one of them was not evaluated on the data set, or they share no problem of it.
@@ -36,16 +63,11 @@ def compare_policies(first: PolicyAt, second: PolicyAt, dataset: str) -> Compari
         raise UserError(
             f"{first.run_folder} and {second.run_folder} were evaluated on different problems of {dataset!r}: nothing to compare"
         )
-    seed = derive_seed(0, 0, "compare", dataset)
-    return compare(
-        [rates[0][problem] for problem in shared],
-        [rates[1][problem] for problem in shared],
-        CONFIDENCE,
-        RESAMPLES,
-        seed,
-    )
+    pairs = [(rates[0][content], rates[1][content]) for content in shared]
+    return [Problem((a[0].query_id, b[0].query_id), a[0].text, a[1], b[1]) for a, b in pairs]
 
 
+_SETTINGS_FROM = ("run", "config", "policy_version", "query", "config_value")
 _SETTINGS = """
 SELECT key, value FROM config_value
 UNION ALL SELECT 'run.seed', CAST(seed AS VARCHAR) FROM run
@@ -67,31 +89,34 @@ def differing_settings(first: Path, second: Path) -> "pandas.DataFrame":
     Raises:
         UserError: there is no run in one of the folders.
     """
-    found = [query(folder, _SETTINGS).set_index("key")["value"] for folder in (first, second)]
+    found = [query(folder, _SETTINGS, only=_SETTINGS_FROM).set_index("key")["value"] for folder in (first, second)]
     both = found[0].to_frame("first").join(found[1].to_frame("second"), how="outer").sort_index()
     same = (both["first"] == both["second"]) | (both["first"].isna() & both["second"].isna())
     return both[~same].rename_axis("setting").reset_index()
 
 
-def _rates(policy: PolicyAt, dataset: str) -> dict[str, float]:
-    """Share of correct samples by problem, named by its content; unknown verdicts are left out."""
+def _rates(policy: PolicyAt, dataset: str) -> dict[str, tuple[Query, float]]:
+    """Problems, named by their content, and the share of correct samples of each; unknown verdicts are left out."""
     folder, iteration = policy.run_folder, policy.iteration
-    reader = StoreReader(folder)
+    reader = StoreReader(folder, iterations=[iteration], only=("query", "verification", "rollout"))
     try:
         queries = reader.load(Query, split=dataset)
         verdicts = reader.load(Verification, iteration=iteration, subject_kind=SubjectKind.ROLLOUT, again=None)
         rollouts = reader.load(Rollout, iteration=iteration, kind=RolloutKind.EVALUATION)
     finally:
         reader.release()
-    contents = {query.query_id: query.content_sha256 for query in queries}
+    problems = {query.query_id: query for query in queries}
     rewards = {verdict.subject_id: verdict.reward for verdict in verdicts}
     found: dict[str, list[float]] = {}
     for rollout in rollouts:
         reward = rewards.get(rollout.rollout_id)
-        if rollout.query_id in contents and reward is not None:
-            found.setdefault(contents[rollout.query_id], []).append(reward)
+        if rollout.query_id in problems and reward is not None:
+            found.setdefault(rollout.query_id, []).append(reward)
     if not found:
         raise UserError(
             f"{folder}: policy version {iteration} was not evaluated on {dataset!r}; run `tapo eval` with --iteration {iteration}"
         )
-    return {problem: sum(values) / len(values) for problem, values in found.items()}
+    return {
+        problems[query_id].content_sha256: (problems[query_id], sum(values) / len(values))
+        for query_id, values in found.items()
+    }

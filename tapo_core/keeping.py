@@ -9,6 +9,9 @@ from tapo_core.ids import canonical_json, file_sha256
 from tapo_core.records import Evaluation, PolicyVersion
 from tapo_core.store import load
 
+#: The report on a run (`viewer.report`), in its folder.
+REPORT = "report.html"
+
 
 def spare_versions(versions: Sequence[PolicyVersion], scores: Mapping[str, float], keep: int) -> list[PolicyVersion]:
     """The trained policy versions that are neither among the newest `keep` nor the best, oldest first.
@@ -41,9 +44,14 @@ def spare_checkpoints(run_folder: Path, keep: int) -> list[Path]:
 def drop_from_views(run_folder: Path, query_id: str) -> list[Path]:
     """Take a query's lines out of the data sets that flows wrote in a run's folder; returns the files that had some.
 
-    They are views of the store, and whoever writes them again leaves redacted queries out.
+    They are views of the store, and whoever writes them again leaves redacted queries out. A report that names the query
+    goes as a whole.
     """
     changed = []
+    report = run_folder / REPORT
+    if report.exists() and query_id in report.read_text(encoding="utf-8"):
+        report.unlink()
+        changed.append(report)
     for file in (run_folder / "zpd" / "train.jsonl", run_folder / "cold_start" / "examples.jsonl"):
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         kept = [line for line in lines if query_id not in (json.loads(line).get(name) for name in ("id", "query_id"))]

@@ -19,6 +19,7 @@ The paper does not define DSR and ERR. `dsr` and `err` are the only reading foun
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -118,6 +119,21 @@ def consensus(samples: Problem) -> float:
     most = max(len(group) for group in votes.values())
     winners = [group[0] for group in votes.values() if len(group) == most]
     return sum(winners) / len(winners)
+
+
+def wilson(n_correct: int, n: int, confidence: float) -> Estimate:
+    """A share with Wilson's interval, as if the samples were independent.
+
+    Raises:
+        ValueError: there is no sample.
+    """
+    if n < 1:
+        raise ValueError("a share needs at least one sample")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share, shrink = n_correct / n, 1 + z * z / n
+    middle = (share + z * z / (2 * n)) / shrink
+    half = z / shrink * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,13 @@ def shortened(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
+def cell_text(value: object) -> str:
+    """A value of a query's result as people read it: nothing for what is missing, four digits for a fraction."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value):
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def markdown_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A pipe table. Numbers are shown with four digits; a cell's own pipes and line breaks cannot break the table.
 

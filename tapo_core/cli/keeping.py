@@ -83,7 +83,8 @@ def redact(
     folder = run_folder(run)
     done = redact_query(folder, query_id, reason, outputs=outputs)
     for file in drop_from_views(folder, query_id):
-        typer.echo(f"{file}: lines about the query were taken out")
+        told = "lines about the query were taken out" if file.exists() else "deleted, because it names the query"
+        typer.echo(f"{file}: {told}")
     if done.commit is None:
         typer.echo(f"{folder}: nothing of query {query_id} is left to redact")
         return

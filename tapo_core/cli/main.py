@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tapo_core.cli import audit, keeping, lake, operations, plan, verify
+from tapo_core.cli import audit, keeping, lake, operations, plan, report, verify, view
 from tapo_core.cli.folders import RunFolder, run_folder
 from tapo_core.cli.formats import LineageFormat, TableFormat
 from tapo_core.errors import TapoError, UserError
@@ -26,7 +26,7 @@ app.command(name="backup")(keeping.backup)
 app.command(name="restore")(keeping.restore)
 app.command(name="redact")(keeping.redact)
 app.command(name="gc")(keeping.gc)
-for command in (plan.plan, verify.verify, operations.up, operations.status, operations.down):
+for command in (plan.plan, verify.verify, view.view, report.report, operations.up, operations.status, operations.down):
     app.command()(command)
 
 ConfigFile = Annotated[Path, typer.Argument(help="TOML file, for example configs/nano_tapo.toml")]

@@ -11,7 +11,7 @@ from rich.text import Text
 from tapo_core.cli.formats import TableFormat
 from tapo_core.records import Correction, Query, Rollout
 from tapo_core.store import load
-from tapo_core.text import markdown_table
+from tapo_core.text import cell_text, markdown_table
 
 #: Characters below which a folded column cannot be read any more.
 _READABLE = 12
@@ -34,7 +34,7 @@ def print_table(frame: pandas.DataFrame, output: TableFormat) -> None:
     if output is TableFormat.MARKDOWN:
         print(printable(markdown_table([str(name) for name in frame.columns], frame.itertuples(index=False))))
         return
-    rows = [[printable(_cell(value)) for value in row] for row in frame.itertuples(index=False)]
+    rows = [[printable(cell_text(value)) for value in row] for row in frame.itertuples(index=False)]
     names = [str(name) for name in frame.columns]
     console = Console()
     columns = zip(names, *rows, strict=True)
@@ -61,12 +61,6 @@ def _print_records(console: Console, names: Sequence[str], rows: Sequence[Sequen
         for name, cell in zip(names, row, strict=True):
             table.add_row(Text(name, style="bold"), Text(cell))
         console.print(table)
-
-
-def _cell(value: object) -> str:
-    if value is None or value is pandas.NA or (isinstance(value, float) and value != value):
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def print_trajectory(console: Console, run_folder: Path, correction: Correction) -> None:

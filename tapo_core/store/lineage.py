@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import re
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,8 @@ import duckdb
 from tapo_core.errors import UserError
 from tapo_core.ids import canonical_json, iteration_of
 from tapo_core.store.commits import StageCommit
-from tapo_core.store.connection import ledger_path
-from tapo_core.store.ledger import read_ledger
 from tapo_core.store.publish import TABLES_BY_NAME
-from tapo_core.store.snapshot import open_reader
+from tapo_core.store.snapshot import open_reader, snapshot_commits
 from tapo_core.text import one_line, shortened
 
 #: The tables whose rows have a place in the lineage.
@@ -90,38 +88,71 @@ class Lineage:
     truncated: bool  #: whether steps were left out for depth or number
 
 
-def lineage(run_folder: Path, id_or_prefix: str, *, max_depth: int = 8, max_edges: int = 500) -> Lineage:
+def lineage(
+    run_folder: Path,
+    id_or_prefix: str,
+    *,
+    max_depth: int = 8,
+    max_edges: int = 500,
+    commits: Sequence[StageCommit] | None = None,
+) -> Lineage:
     """The lineage of the thing with an id, or with the only id that begins so (6 characters or more).
 
-    `max_depth` bounds the steps, `max_edges` their number, each way.
+    `max_depth` bounds the steps, `max_edges` their number, each way. `commits`: of the snapshot, by who has read the ledger.
 
     Raises:
         UserError: no such id, or several; no run in the folder.
         IntegrityError: see `open_reader`.
+    """
+    digits = _digits(id_or_prefix)
+    commits = snapshot_commits(run_folder) if commits is None else commits
+    with contextlib.ExitStack() as opened:
+        near: duckdb.DuckDBPyConnection | None = None
+        there = {iteration_of(digits)} if len(digits) == 32 else None  # an id says where its row is
+        found = []
+        if there is not None:
+            near = opened.enter_context(contextlib.closing(_open_near(run_folder, there, max_depth, commits)))
+            found = _search(near, digits, "")
+        kind, start_id, iteration = _only(found, id_or_prefix) if found else find_id(run_folder, id_or_prefix, commits)
+        iterations = _iterations(run_folder, commits, kind, start_id, iteration)
+        if near is None or iterations != there:
+            near = opened.enter_context(contextlib.closing(_open_near(run_folder, iterations, max_depth, commits)))
+        return _story(near, kind, start_id, max_depth, max_edges)
+
+
+def find_id(
+    run_folder: Path, id_or_prefix: str, commits: Sequence[StageCommit] | None = None
+) -> tuple[str, str, int | None]:
+    """Kind, whole id and iteration (None for what belongs to the whole run) of the thing with an id, or with the only id that
+    begins so. It reads the ids of all iterations.
+
+    Raises:
+        UserError: no such id, or several; no run in the folder.
+        IntegrityError: see `open_reader`.
+    """
+    digits = _digits(id_or_prefix)
+    with contextlib.closing(open_reader(run_folder, only=_KINDS, commits=commits)) as everything:
+        # published_: whose ids are text, and need no cast to be compared
+        return _only(_search(everything, digits, "published_"), id_or_prefix)
+
+
+def _digits(id_or_prefix: str) -> str:
+    """The hexadecimal digits of an id or its beginning.
+
+    Raises:
+        UserError: it is no id.
     """
     digits = id_or_prefix.strip().lower().replace("-", "")
     if not re.fullmatch(rf"[0-9a-f]{{{_MIN_PREFIX},32}}", digits):
         raise UserError(
             f"{id_or_prefix!a} is no id: give a UUID, or {_MIN_PREFIX} or more of its first hexadecimal digits"
         )
-    with contextlib.ExitStack() as opened:
-        near: duckdb.DuckDBPyConnection | None = None
-        there = {iteration_of(digits)} if len(digits) == 32 else None  # an id says where its row is
-        found = []
-        if there is not None:
-            near = opened.enter_context(contextlib.closing(_open_near(run_folder, there, max_depth)))
-            found = _search(near, digits, "")
-        if not found:
-            everything = opened.enter_context(contextlib.closing(open_reader(run_folder, only=_KINDS)))
-            found = _search(everything, digits, "published_")  # whose ids are text, and need no cast to be compared
-        kind, start_id, iteration = _only(found, id_or_prefix)
-        iterations = _iterations(run_folder, kind, start_id, iteration)
-        if near is None or iterations != there:
-            near = opened.enter_context(contextlib.closing(_open_near(run_folder, iterations, max_depth)))
-        return _story(near, kind, start_id, max_depth, max_edges)
+    return digits
 
 
-def _open_near(run_folder: Path, iterations: Collection[int], max_depth: int) -> duckdb.DuckDBPyConnection:
+def _open_near(
+    run_folder: Path, iterations: Collection[int], max_depth: int, commits: Sequence[StageCommit]
+) -> duckdb.DuckDBPyConnection:
     """A snapshot of what the story of something in these iterations can touch."""
     oldest, newest = min(iterations) - max_depth - 1, max(iterations)
 
@@ -130,7 +161,9 @@ def _open_near(run_folder: Path, iterations: Collection[int], max_depth: int) ->
             return oldest <= commit.iteration <= newest
         return commit.iteration in iterations or table in _WITHOUT_ITERATION
 
-    return open_reader(run_folder, wanted=near, only=_ASKED, in_memory=len(iterations) <= _FEW_ITERATIONS)
+    return open_reader(
+        run_folder, wanted=near, only=_ASKED, in_memory=len(iterations) <= _FEW_ITERATIONS, commits=commits
+    )
 
 
 def _search(connection: duckdb.DuckDBPyConnection, digits: str, prefix: str) -> list[tuple[str, str, int | None]]:
@@ -157,11 +190,12 @@ def _only(found: list[tuple[str, str, int | None]], id_or_prefix: str) -> tuple[
     return found[0]
 
 
-def _iterations(run_folder: Path, kind: str, node_id: str, iteration: int | None) -> set[int]:
+def _iterations(
+    run_folder: Path, commits: Sequence[StageCommit], kind: str, node_id: str, iteration: int | None
+) -> set[int]:
     """The iterations in which the story of something is."""
-    entries = read_ledger(ledger_path(run_folder))
-    if any("cold_start_example" in (entry.row_counts or {}) for entry in entries):
-        return {entry.iteration for entry in entries}
+    if any("cold_start_example" in commit.row_counts for commit in commits):
+        return {commit.iteration for commit in commits}
     if iteration is not None:
         return {iteration, iteration + 1} if kind == "policy_version" else {iteration}
     # A query: where it was sampled or decided on, and, so that there is one, the first.
@@ -169,7 +203,7 @@ def _iterations(run_folder: Path, kind: str, node_id: str, iteration: int | None
         "SELECT iteration FROM published_rollout WHERE query_id = $id "
         "UNION SELECT iteration FROM published_selection_decision WHERE subject_id = $id"
     )
-    with contextlib.closing(open_reader(run_folder, only=_KINDS)) as connection:
+    with contextlib.closing(open_reader(run_folder, only=_KINDS, commits=commits)) as connection:
         return {0, *(row[0] for row in connection.execute(sql, {"id": node_id}).fetchall())}
 
 
@@ -203,35 +237,59 @@ def _nodes(connection: duckdb.DuckDBPyConnection, ids: list[str]) -> list[Lineag
     return [LineageNode(kind, node_id, one_line(label)) for kind, node_id, label in rows]
 
 
-def render_tree(found: Lineage) -> str:
-    """A lineage as text, one line a node. A node that was shown before is named only."""
-    lines = [_line(found.start)]
+@dataclasses.dataclass(frozen=True, slots=True)
+class Branch:
+    """One step of a lineage as a tree. A node that stands in the tree already has no branches a second time."""
+
+    relation: str
+    node: LineageNode
+    repeated: bool
+    branches: "tuple[Branch, ...]"
+
+
+def to_trees(found: Lineage) -> tuple[tuple[str, tuple[Branch, ...]], ...]:
+    """The two walks of a lineage as trees, each under its title, if there is anything."""
+    shown = {found.start.id}
+    trees = []
     for title, edges, upward in (("came from", found.ancestors, True), ("led to", found.descendants, False)):
         steps: dict[str, list[tuple[str, str]]] = {}
         for edge in edges:
             here, there = (edge.child_id, edge.parent_id) if upward else (edge.parent_id, edge.child_id)
             steps.setdefault(here, []).append((edge.relation, there))
         if steps:
-            lines.append(title)
-            _branches(found, steps, found.start.id, "", {found.start.id}, lines)
+            trees.append((title, _branches(found, steps, found.start.id, shown)))
+    return tuple(trees)
+
+
+def _branches(
+    found: Lineage, steps: dict[str, list[tuple[str, str]]], here: str, shown: set[str]
+) -> tuple[Branch, ...]:
+    made = []
+    for relation, node_id in steps.get(here, []):
+        repeated = node_id in shown
+        shown.add(node_id)
+        further = () if repeated else _branches(found, steps, node_id, shown)
+        made.append(Branch(relation, found.nodes[node_id], repeated, further))
+    return tuple(made)
+
+
+def render_tree(found: Lineage) -> str:
+    """A lineage as text, one line a node. A node that was shown before is named only."""
+    lines = [_line(found.start)]
+    for title, branches in to_trees(found):
+        lines.append(title)
+        _render(branches, "", lines)
     if found.truncated:
         lines.append("(more was left out: raise the depth, or start nearer to what you look for)")
     return "\n".join(lines)
 
 
-def _branches(
-    found: Lineage, steps: dict[str, list[tuple[str, str]]], here: str, indent: str, shown: set[str], lines: list[str]
-) -> None:
-    there = steps.get(here, [])
-    for number, (relation, node_id) in enumerate(there, start=1):
-        last = number == len(there)
-        node = found.nodes[node_id]
-        repeated = node_id in shown
-        text = f"{node.kind} {_short(node.id)} (see above)" if repeated else _line(node)
-        lines.append(f"{indent}{'└─' if last else '├─'} {relation}: {text}")
-        if not repeated:
-            shown.add(node_id)
-            _branches(found, steps, node_id, indent + ("   " if last else "│  "), shown, lines)
+def _render(branches: tuple[Branch, ...], indent: str, lines: list[str]) -> None:
+    for number, branch in enumerate(branches, start=1):
+        last = number == len(branches)
+        text = f"{branch.node.kind} {_short(branch.node.id)} (see above)" if branch.repeated else _line(branch.node)
+        lines.append(f"{indent}{'└─' if last else '├─'} {branch.relation}: {text}")
+        _render(branch.branches, indent + ("   " if last else "│  "), lines)
 
 
 def _short(node_id: str) -> str:

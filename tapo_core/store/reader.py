@@ -1,8 +1,9 @@
 """Reading a run's store: snapshots for everyone, the database itself for the process that writes it."""
 
 import contextlib
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,7 +24,7 @@ from tapo_core.store.connection import (
 from tapo_core.store.ledger import compare_with_ledger, lost_stage, read_ledger
 from tapo_core.store.migrate import pending_migrations, shipped_migrations
 from tapo_core.store.rows import select_list, to_records
-from tapo_core.store.snapshot import READER_CONFIG, open_reader, snapshot_commits
+from tapo_core.store.snapshot import READER_CONFIG, of_iterations, open_reader, snapshot_commits
 from tapo_core.store.tables import TABLES, Record
 from tapo_core.text import one_line
 
@@ -77,15 +78,24 @@ def open_database(
     return connection
 
 
-def query(run_folder: Path, sql: str, *, limit_seconds: float = 30.0, max_rows: int = 100_000) -> "pandas.DataFrame":
+def query(
+    run_folder: Path,
+    sql: str,
+    *,
+    limit_seconds: float = 30.0,
+    max_rows: int = 100_000,
+    only: Collection[str] | None = None,
+) -> "pandas.DataFrame":
     """The result of a person's SQL, ids as text. Example: ``query(folder, "SELECT * FROM iteration_summary")``.
+
+    `only`: see `open_reader`.
 
     Raises:
         UserError: for SQL that is wrong, writes, reaches outside, takes longer than `limit_seconds` or gives more than
             `max_rows` rows; with DuckDB's message in one line.
         IntegrityError: see `open_reader`; or a published file is missing or damaged.
     """
-    with contextlib.closing(open_reader(run_folder)) as connection, _readable_files(run_folder):
+    with contextlib.closing(open_reader(run_folder, only=only)) as connection, readable_files(run_folder):
         return ask(connection, sql, limit_seconds=limit_seconds, max_rows=max_rows)
 
 
@@ -126,7 +136,7 @@ def is_file_error(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def _readable_files(run_folder: Path) -> Iterator[None]:
+def readable_files(run_folder: Path) -> Iterator[None]:
     """A file that is gone or damaged, as our error. Arrow's message names it."""
     try:
         yield
@@ -159,12 +169,24 @@ class StoreReader:
     """A run's store as records: one connection, opened at the first question and kept until `release`.
 
     Opening costs more than most questions. A reader sees the snapshot of its first question. `of_writer` is for the process
-    that writes the store: it reads the database itself, and must release it before it writes, or is done.
+    that writes the store: it reads the database itself, and must release it before it writes, or is done. `iterations`: only
+    the rows of these (see `of_iterations`) are looked for, and `only` these tables, which is quick however large the run is; not
+    for the writer.
     """
 
-    def __init__(self, run_folder: Path, *, of_writer: bool = False) -> None:
+    def __init__(
+        self,
+        run_folder: Path,
+        *,
+        of_writer: bool = False,
+        iterations: Collection[int] | None = None,
+        only: Collection[str] | None = None,
+    ) -> None:
+        if of_writer and (iterations is not None or only is not None):
+            raise TypeError("the writer's reader reads the database, which has all iterations and tables")
+        wanted = None if iterations is None else of_iterations(frozenset(iterations))
         self._run_folder = run_folder
-        self._open_connection = open_database if of_writer else open_reader
+        self._open_connection = open_database if of_writer else functools.partial(open_reader, wanted=wanted, only=only)
         self._connection: duckdb.DuckDBPyConnection | None = None
 
     def _open(self) -> duckdb.DuckDBPyConnection:
@@ -187,7 +209,7 @@ class StoreReader:
             f"{table.name}.{key}" for key in table.key
         )  # the column: a bare name would be the text made of it
         sql = f"SELECT {select_list(table)} FROM {table.name} WHERE {where} ORDER BY {order}"
-        with _readable_files(self._run_folder):
+        with readable_files(self._run_folder):
             return to_records(table, self._open().execute(sql, list(equal.values())).fetchall())
 
     def stage(self, run_id: str, iteration: int, stage: str) -> StageCommit | None:
@@ -201,7 +223,7 @@ class StoreReader:
     def redacted(self, run_id: str) -> frozenset[str]:
         """The ids of the run's queries whose text was redacted."""
         sql = "SELECT DISTINCT CAST(query_id AS VARCHAR) FROM redaction WHERE run_id = ?"
-        with _readable_files(self._run_folder):
+        with readable_files(self._run_folder):
             return frozenset(query_id for (query_id,) in self._open().execute(sql, [run_id]).fetchall())
 
     def release(self) -> None:

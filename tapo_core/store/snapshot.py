@@ -78,6 +78,21 @@ def snapshot_commits(run_folder: Path) -> list[StageCommit]:
 Wanted = Callable[[StageCommit, str], bool]
 
 
+#: Tables whose rows belong to the whole run, and are needed with any iteration.
+_WHOLE = ("run", "config", "query", "origin", "redaction")
+
+
+def of_iterations(iterations: Collection[int]) -> Wanted:
+    """The rows of some iterations, those of the whole run, and the policy versions that they may have sampled from."""
+
+    def wanted(commit: StageCommit, table: str) -> bool:
+        if table in _WHOLE or commit.iteration in iterations:
+            return True
+        return table == "policy_version" and (commit.iteration == 0 or commit.iteration + 1 in iterations)
+
+    return wanted
+
+
 def open_reader(
     run_folder: Path,
     *,
@@ -87,6 +102,7 @@ def open_reader(
     wanted: Wanted | None = None,
     only: Collection[str] | None = None,
     in_memory: bool = False,
+    commits: Sequence[StageCommit] | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """A connection to a snapshot of a run: all that was committed when it was opened, and nothing later. Never waits.
 
@@ -94,12 +110,13 @@ def open_reader(
     Python's variables, nor (when `locked`) change settings. For a notebook: ``open_reader(folder).sql("...").df()``.
     `wanted`: leave out the rows of other commits and tables, for who knows where to look in a large run. `only`: make
     no other tables and views than these, for who knows what will be asked. `in_memory`: read all of it now, for who asks
-    much of little.
+    much of little. `commits`: those of `snapshot_commits`, for who has asked for them already.
 
     Raises:
         UserError, IntegrityError: see `snapshot_commits`.
     """
-    commits = snapshot_commits(run_folder)
+    if commits is None:
+        commits = snapshot_commits(run_folder)
     if wanted is not None:
         commits = [commit for commit in commits if any(wanted(commit, table) for table in commit.row_counts)]
     connection = duckdb.connect(config={**READER_CONFIG, "memory_limit": memory_limit, "threads": str(threads)})

@@ -1,75 +1,37 @@
 """The Prefect UI in a browser, as an operator uses it: a run started from its form, read, killed, and retried with the button."""
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from tapo_core.store import verified_commits
+from tests.browser import chromium, kept_inside, needs_browser, picture
 from tests.flows.conftest import NANO
-from tests.ops.conftest import ROOT, Operated
+from tests.ops.conftest import Operated
 from tests.ops.operating import HANGS, STAGES, done_once, kill, wait_for_task
 
-CHROMIUM = shutil.which("chromium") or shutil.which("/usr/bin/chromium")
-MISSING = "no chromium: apt-get install --no-install-recommends chromium fonts-dejavu-core"
-REQUIRED = bool(os.environ.get("TAPO_BROWSER_REQUIRED"))
-ARGS = ["--no-sandbox", "--no-first-run"] + [
-    f"--disable-{what}" for what in ("gpu", "quic", "background-networking", "component-update", "sync")
-]
-PICTURES = ROOT / "build" / "screenshots"
-
-pytestmark = [
-    pytest.mark.timeout(2400),
-    pytest.mark.skipif(CHROMIUM is None and not REQUIRED, reason=MISSING),
-]
+pytestmark = [pytest.mark.timeout(2400), needs_browser]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def browser() -> Iterator[Browser]:
     """Before any server is brought up in vain."""
-    assert CHROMIUM is not None, MISSING
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def page(browser: Browser, operated: Operated) -> Iterator[Page]:
-    """The UI's first page. That nothing beyond loopback is asked for, is checked at the end."""
-    asked: list[str] = []
-
-    def keep_inside(route: Route) -> None:
-        asked.append(route.request.url)
-        if is_ours(route.request.url):
-            route.continue_()
-        else:
-            route.abort()
-
+    """The UI's first page."""
     context = browser.new_context(service_workers="block")
     context.set_default_timeout(60_000)
-    context.route(re.compile("^https?:"), keep_inside)
-    page = context.new_page()
-    page.on("websocket", lambda socket: asked.append(socket.url))
-    page.goto(f"http://127.0.0.1:{operated.port}/")
-    yield page
-    context.close()
-    assert asked
-    assert [url for url in asked if not is_ours(url)] == []
-
-
-def is_ours(url: str) -> bool:
-    return urlsplit(url).hostname == "127.0.0.1"
-
-
-def picture(page: Page, name: str, height: int = 900) -> None:
-    page.set_viewport_size({"width": 1280, "height": height})
-    page.screenshot(path=PICTURES / f"{name}.png")
+    with kept_inside(context) as page:
+        page.goto(f"http://127.0.0.1:{operated.port}/")
+        yield page
+        context.close()
 
 
 def open_form(page: Page) -> None:

@@ -1,0 +1,105 @@
+"""A lineage laid out as a graph: what a thing came from to its left, what came of it to its right, a column a step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tapo_core.store import Lineage, LineageEdge, LineageNode
+
+WIDTH, HEIGHT = 210, 46  #: of a node's box, pixels
+_GAP_X, _GAP_Y, _MARGIN = 92, 14, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A node at its place; `x` and `y` are its upper left corner."""
+
+    node: LineageNode
+    x: int
+    y: int
+    is_start: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An edge, as a path from the parent's right side to the child's left, and where its name stands."""
+
+    relation: str
+    path: str
+    x: int
+    y: int
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """What is drawn."""
+
+    boxes: tuple[Box, ...]
+    lines: tuple[Line, ...]
+    names: tuple[Line, ...]  #: lines whose names are written; edges that end together have one name
+    width: int
+    height: int
+    n_left_out: int  #: nodes for which there is no room
+
+
+def lay_out(found: Lineage, max_nodes: int) -> Graph:
+    """A graph of the start and the nodes nearest to it, `max_nodes` at the most."""
+    columns = {found.start.id: 0}
+    columns |= {node: -n for node, n in _steps_away(found.start.id, found.ancestors, upward=True).items()}
+    columns |= _steps_away(found.start.id, found.descendants, upward=False)
+    near = sorted(columns, key=lambda node: (abs(columns[node]), columns[node] > 0, found.nodes[node].kind, node))
+    drawn = {node: columns[node] for node in near[:max_nodes]}
+    first, last = min(drawn.values()), max(drawn.values())
+    edges = [
+        e for e in dict.fromkeys((*found.ancestors, *found.descendants)) if {e.child_id, e.parent_id} <= set(drawn)
+    ]
+    rows: dict[str, float] = {}
+    for column in (0, *range(-1, first - 1, -1), *range(1, last + 1)):
+        _order([node for node in drawn if drawn[node] == column], edges, found, rows)
+    tallest = max(list(drawn.values()).count(column) for column in range(first, last + 1))
+    height = 2 * _MARGIN + tallest * (HEIGHT + _GAP_Y) - _GAP_Y
+    boxes = {}
+    for node, column in drawn.items():
+        x = _MARGIN + (column - first) * (WIDTH + _GAP_X)
+        boxes[node] = Box(found.nodes[node], x, round(height / 2 + rows[node] - HEIGHT / 2), node == found.start.id)
+    lines = tuple(_line(edge, boxes[edge.parent_id], boxes[edge.child_id], drawn[edge.child_id] <= 0) for edge in edges)
+    names = tuple({(line.relation, line.x, line.y): line for line in lines}.values())
+    width = 2 * _MARGIN + (last - first + 1) * (WIDTH + _GAP_X) - _GAP_X
+    return Graph(tuple(boxes.values()), lines, names, width, height, len(columns) - len(drawn))
+
+
+def _steps_away(start: str, edges: Sequence[LineageEdge], *, upward: bool) -> dict[str, int]:
+    """How many steps each node is from the start, by the longest way, so that every edge leads from left to right."""
+    steps: dict[str, list[str]] = {}
+    for edge in edges:
+        here, there = (edge.child_id, edge.parent_id) if upward else (edge.parent_id, edge.child_id)
+        steps.setdefault(here, []).append(there)
+    away = {start: 0}
+    waiting = [start]
+    while waiting:
+        here = waiting.pop()
+        for there in steps.get(here, ()):
+            if away.get(there, 0) <= away[here]:
+                away[there] = away[here] + 1
+                waiting.append(there)
+    return {node: n for node, n in away.items() if n}
+
+
+def _order(column: list[str], edges: Sequence[LineageEdge], found: Lineage, rows: dict[str, float]) -> None:
+    """Place a column's nodes below each other, each near those in other columns that it is joined to."""
+
+    def wish(node: str) -> float:
+        joined = [e.parent_id if e.child_id == node else e.child_id for e in edges if node in (e.child_id, e.parent_id)]
+        placed = [rows[other] for other in joined if other in rows]
+        return sum(placed) / len(placed) if placed else 0.0
+
+    ordered = sorted(column, key=lambda node: (wish(node), found.nodes[node].kind, node))
+    for number, node in enumerate(ordered):
+        rows[node] = (number - (len(ordered) - 1) / 2) * (HEIGHT + _GAP_Y)
+
+
+def _line(edge: LineageEdge, parent: Box, child: Box, upward: bool) -> Line:
+    """An edge. Its name stands where edges have parted: at the parent of what came before, at the child of what came after."""
+    x1, y1, x2, y2 = parent.x + WIDTH, parent.y + HEIGHT // 2, child.x, child.y + HEIGHT // 2
+    bend = max(_GAP_X // 2, (x2 - x1) // 2)
+    x, y = (x1 + 4, y1 - 5) if upward else (x1 + 12, y2 - 5)
+    return Line(edge.relation, f"M{x1} {y1} C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}", x, y)
