@@ -17,8 +17,8 @@ from tests.viewer.dom import Element, parse
 from tests.viewer.traced_run import Texts, build_traced_run
 
 ATTACK = (
-    '<script>window.attacked = 1</script> "onmouseover="window.attacked = 2" \'x </textarea></title></style> {{1009*991}} {% raw %} '
-    "<img src=x onerror=window.attacked=3> javascript:alert(1) <a href=javascript:alert(1)>x</a> &lt;b&gt; <!-- --> ]]> "
+    '<script>window.attacked = 1</script> "onmouseover="window.attacked = 2" \'x </textarea></title></style> '
+    "{{1009*991}} {% raw %} <img src=x onerror=window.attacked=3> javascript:alert(1) <a href=javascript:alert(1)>x</a> &lt;b&gt; <!-- --> ]]> "
     "\N{RIGHT-TO-LEFT OVERRIDE}desrever\N{POP DIRECTIONAL FORMATTING}"
 )
 #: As a folder's name, which has no slashes.
