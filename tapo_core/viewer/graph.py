@@ -40,17 +40,23 @@ class Graph:
     n_left_out: int  #: nodes for which there is no room
 
 
-def lay_out(found: Lineage, max_nodes: int) -> Graph:
-    """A graph of the start and the nodes nearest to it, `max_nodes` at the most."""
+def lay_out(found: Lineage, per_column: int) -> Graph:
+    """A graph of the start and what is joined to it by what is drawn, so many nodes in a column at the most."""
     columns = {found.start.id: 0}
     columns |= {node: -n for node, n in _steps_away(found.start.id, found.ancestors, upward=True).items()}
     columns |= _steps_away(found.start.id, found.descendants, upward=False)
-    near = sorted(columns, key=lambda node: (abs(columns[node]), columns[node] > 0, found.nodes[node].kind, node))
-    drawn = {node: columns[node] for node in near[:max_nodes]}
+    edges = list(dict.fromkeys((*found.ancestors, *found.descendants)))
+    drawn = {found.start.id: 0}
+    for column in sorted({*columns.values()} - {0}, key=abs):
+        nearer = {node for node in drawn if abs(drawn[node]) < abs(column)}
+        ends = {e.parent_id for e in edges if e.child_id in nearer} | {
+            e.child_id for e in edges if e.parent_id in nearer
+        }
+        joined = [node for node in ends if columns.get(node) == column]
+        joined.sort(key=lambda node: (found.nodes[node].kind, node))
+        drawn |= dict.fromkeys(joined[:per_column], column)
     first, last = min(drawn.values()), max(drawn.values())
-    edges = [
-        e for e in dict.fromkeys((*found.ancestors, *found.descendants)) if {e.child_id, e.parent_id} <= set(drawn)
-    ]
+    edges = [edge for edge in edges if {edge.child_id, edge.parent_id} <= set(drawn)]
     rows: dict[str, float] = {}
     for column in (0, *range(-1, first - 1, -1), *range(1, last + 1)):
         _order([node for node in drawn if drawn[node] == column], edges, found, rows)

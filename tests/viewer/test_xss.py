@@ -16,10 +16,16 @@ from tests.viewer.conftest import ADDRESS
 from tests.viewer.dom import Element, parse
 from tests.viewer.traced_run import Texts, build_traced_run
 
-ATTACK = (
-    '<script>window.attacked = 1</script> "onmouseover="window.attacked = 2" \'x </textarea></title></style> '
-    "{{1009*991}} {% raw %} <img src=x onerror=window.attacked=3> javascript:alert(1) <a href=javascript:alert(1)>x</a> &lt;b&gt; <!-- --> ]]> "
-    "\N{RIGHT-TO-LEFT OVERRIDE}desrever\N{POP DIRECTIONAL FORMATTING}"
+ATTACK = " ".join(
+    (
+        "<script>window.attacked = 1</script>",
+        '"onmouseover="window.attacked = 2" \'x',
+        "</textarea></title></style> <!-- --> ]]> &lt;b&gt;",
+        "{{1009*991}} {% raw %}",
+        "<img src=x onerror=window.attacked=3>",
+        "javascript:alert(1) <a href=javascript:alert(1)>x</a>",
+        "\N{RIGHT-TO-LEFT OVERRIDE}desrever\N{POP DIRECTIONAL FORMATTING}",
+    )
 )
 #: As a folder's name, which has no slashes.
 RUN = '"onmouseover="a <img src=x onerror=window.attacked=4> {{1009*991}} \''
