@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 from tapo_core.store import LineageEdge, LineageNode, lineage
 from tapo_core.viewer import urls
 from tapo_core.viewer.graph import HEIGHT, WIDTH, Box, lay_out
+from tapo_core.viewer.lineage import PER_COLUMN
 from tests.viewer.dom import Element, parse
 
 
@@ -19,7 +20,7 @@ def page(client: TestClient, subject_id: str) -> Element:
     return parse(answer.text)
 
 
-@pytest.mark.parametrize("subject_id", [CORRECTION_ID, QUERY_ID, ROLLOUTS[2], VERSIONS[1]])
+@pytest.mark.parametrize("subject_id", [CORRECTION_ID, ROLLOUTS[2], VERSIONS[1]])
 def test_graph_and_list_have_every_node(client: TestClient, runs_folder: Path, subject_id: str) -> None:
     found = lineage(runs_folder / "small", subject_id)
     links = {urls.lineage_url("small", node) for node in found.nodes}
@@ -64,6 +65,13 @@ def test_what_has_no_room_is_counted(runs_folder: Path) -> None:
     assert QUERY_ID in drawn
     edges = [edge for edge in wide.descendants if {edge.child_id, edge.parent_id} <= drawn]
     assert {edge.child_id for edge in edges} == drawn - {QUERY_ID}  # nothing hangs in the air
+
+
+def test_the_page_says_what_has_no_room(client: TestClient, runs_folder: Path) -> None:
+    graph = lay_out(lineage(runs_folder / "small", QUERY_ID), PER_COLUMN)
+    assert graph.n_left_out > 0
+    notes = [note.text for note in page(client, QUERY_ID).all("p", class_="empty")]
+    assert notes == [f"The graph has no room for {graph.n_left_out} more of what was found; the list below has them."]
 
 
 def test_an_unknown_id_is_told_of(client: TestClient) -> None:
