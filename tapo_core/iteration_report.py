@@ -4,12 +4,12 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from typing import Any
 
 from tapo_core.keeping import REPORT
 from tapo_core.records import Correction, ParseOutcome, SubjectKind, VerificationOutcome
 from tapo_core.session import Session
 from tapo_core.stages.verify import first_verdicts
+from tapo_core.store.iteration_counts import IterationCounts, iteration_counts
 from tapo_core.store.snapshot import snapshot_commits
 from tapo_core.text import fenced, markdown_table
 from tapo_core.viewer.urls import ADDRESS, iteration_url
@@ -19,7 +19,6 @@ _N_CURVE = 60  #: iterations that the curve has at most, the newest
 _BARS = "▁▂▃▄▅▆▇█"
 
 _Judged = tuple[Correction, VerificationOutcome]  #: a parsed construction and the verdict on its trajectory
-_Manifests = Mapping[tuple[int, str], Mapping[str, Any]]
 
 
 def iteration_report(session: Session, iteration: int) -> str:
@@ -29,46 +28,35 @@ def iteration_report(session: Session, iteration: int) -> str:
         UserError, IntegrityError: the store cannot be read.
     """
     commits = snapshot_commits(session.folder)
-    manifests = {(commit.iteration, commit.stage): commit.manifest for commit in commits}
+    counts = {one.iteration: one for one in iteration_counts(commits)}
     parsed = [c for c in session.load(Correction, iteration) if c.parse_outcome is ParseOutcome.PARSED]
     verdicts = {v.subject_id: v for v in first_verdicts(session, iteration, SubjectKind.CONSTRUCTED)}
     judged = [(correction, verdicts[correction.correction_id].outcome) for correction in parsed]
     parts = [
         f"Iteration {iteration} of {session.config.run.iterations} of run {session.config.run.name}",
-        markdown_table(["", ""], _numbers(manifests, iteration, Counter(outcome for _, outcome in judged))),
-        _curve(manifests, iteration),
+        markdown_table(["", ""], _numbers(counts, iteration, Counter(outcome for _, outcome in judged))),
+        _curve(counts, iteration),
         *(_shown(session, n, *chosen) for n, chosen in enumerate(_in_turn(judged)[:N_SHOWN], start=1)),
         _where_more_is(session, iteration),
     ]
     return "\n\n".join(parts)
 
 
-def _accuracy(manifests: _Manifests, iteration: int) -> float | None:
-    """Mean reward of the training rollouts with a known verdict; None if there is none."""
-    counts = manifests.get((iteration, "verify"), {})
-    known = sum(counts.get(outcome, 0) for outcome in ("correct", "wrong", "no_answer"))
-    return counts.get("correct", 0) / known if known else None
-
-
 def _numbers(
-    manifests: _Manifests, iteration: int, constructed: Mapping[VerificationOutcome, int]
+    counts: Mapping[int, IterationCounts], iteration: int, constructed: Mapping[VerificationOutcome, int]
 ) -> list[tuple[str, str]]:
     """Name and value of each number that the iteration has. `constructed`: verdicts on its constructed trajectories."""
-    verdicts = manifests.get((iteration, "verify"), {})
-    decisions = manifests.get((iteration, "filter_by_difficulty"), {})
-    parses = manifests.get((iteration, "diagnose_and_correct"), {})
-    update = manifests.get((iteration, "update_policy"), {})
-    queries = sum(count for name, count in decisions.items() if name.startswith("query/"))
-    accuracy = _accuracy(manifests, iteration)
+    one = counts[iteration]
+    update = one.manifest("update_policy")
+    queries = sum(count for name, count in one.decisions.items() if name.startswith("query/"))
     found = [
-        ("accuracy of the training rollouts", "unknown" if accuracy is None else f"{accuracy:.1%}"),
-        ("verdicts", ", ".join(f"{count} {outcome}" for outcome, count in verdicts.items())),
-        ("eligible queries", f"{decisions.get('query/eligible', 0)} of {queries}"),
+        ("accuracy of the training rollouts", "unknown" if one.accuracy is None else f"{one.accuracy.value:.1%}"),
+        ("verdicts", ", ".join(f"{count} {outcome}" for outcome, count in one.verdicts.items())),
+        ("eligible queries", f"{one.decisions.get('query/eligible', 0)} of {queries}"),
     ]
-    attempts = {str(outcome): parses[outcome] for outcome in ParseOutcome if outcome in parses}
-    if attempts:
-        parsed, n = attempts.get("parsed", 0), sum(attempts.values())
-        told = ", ".join(f"{count} {outcome}" for outcome, count in attempts.items() if outcome != "parsed")
+    if one.parses:
+        parsed, n = one.parses.get("parsed", 0), sum(one.parses.values())
+        told = ", ".join(f"{count} {outcome}" for outcome, count in one.parses.items() if outcome != "parsed")
         found.append(("constructions that parsed", f"{parsed} of {n} ({parsed / n:.1%}){'; ' if told else ''}{told}"))
         found.append(("verdicts on these", ", ".join(f"{n} {outcome}" for outcome, n in sorted(constructed.items()))))
     trained = f"{update.get('n_original', 0)} original, {update.get('n_constructed', 0)} constructed"
@@ -82,22 +70,23 @@ def _numbers(
                 f"{measured['ess_token']:.1%} of the tokens, {measured['ess_sequence']:.1%} of the rollouts",
             )
         )
-    found += [("ALARM", alarm) for alarm in update.get("alarms", [])]
+    found += [("ALARM", alarm) for alarm in one.alarms]
     evaluated = [
-        (i, m["pass@1"], m["low"], m["high"])
-        for (i, stage), m in manifests.items()
-        if stage == "evaluate" and i <= iteration and "pass@1" in m
+        (i, c.evaluated["held_out"]) for i, c in counts.items() if i <= iteration and "held_out" in c.evaluated
     ]
     if evaluated:
-        (first, at_first, *_), (last, value, low, high) = min(evaluated), max(evaluated)
-        gain = f"; {value - at_first:+.1%} since version {first}" if last > first else ""
-        found.append((f"held-out pass@1 of version {last}", f"{value:.1%} ({low:.1%} to {high:.1%}){gain}"))
+        (first, before), (last, now) = evaluated[0], evaluated[-1]
+        gain = f"; {now.value - before.value:+.1%} since version {first}" if last > first else ""
+        found.append((f"held-out pass@1 of version {last}", f"{now.value:.1%} ({now.low:.1%} to {now.high:.1%}){gain}"))
     return found
 
 
-def _curve(manifests: _Manifests, iteration: int) -> str:
+def _curve(counts: Mapping[int, IterationCounts], iteration: int) -> str:
     """Accuracy of the training rollouts up to an iteration, as bars from 0 to 100%."""
-    values = [_accuracy(manifests, i) for i in range(max(1, iteration - _N_CURVE + 1), iteration + 1)]
+    shares = [
+        counts[i].accuracy if i in counts else None for i in range(max(1, iteration - _N_CURVE + 1), iteration + 1)
+    ]
+    values = [None if share is None else share.value for share in shares]
     bars = "".join(" " if value is None else _BARS[min(7, int(8 * value))] for value in values)
     first = iteration - len(values) + 1
     return (

@@ -18,7 +18,8 @@ class IterationCounts:
     iteration: int
     stages: list[StageCommit] = field(default_factory=list)
 
-    def _told(self, stage: str) -> dict[str, Any]:
+    def manifest(self, stage: str) -> dict[str, Any]:
+        """What a stage handed on; nothing when it was not made."""
         return next((commit.manifest for commit in self.stages if commit.stage == stage), {})
 
     def _rows(self, table: str) -> int:
@@ -42,13 +43,13 @@ class IterationCounts:
     @property
     def mean_tokens(self) -> float | None:
         """Mean length of the training rollouts."""
-        told = self._told("sample")
+        told = self.manifest("sample")
         return told["n_tokens"] / told["n_rollouts"] if told.get("n_rollouts") and "n_tokens" in told else None
 
     @property
     def verdicts(self) -> dict[str, int]:
         """Training rollouts by verdict."""
-        told = self._told("verify")
+        told = self.manifest("verify")
         return {str(outcome): told[outcome] for outcome in VerificationOutcome if outcome in told}
 
     @property
@@ -61,7 +62,7 @@ class IterationCounts:
     @property
     def decisions(self) -> dict[str, int]:
         """Queries, rollouts and constructions by what was decided on them, as in ``query/eligible``."""
-        return {name: count for name, count in self._told("filter_by_difficulty").items() if "/" in name}
+        return {name: count for name, count in self.manifest("filter_by_difficulty").items() if "/" in name}
 
     @property
     def eligible(self) -> Estimate | None:
@@ -73,7 +74,7 @@ class IterationCounts:
     @property
     def parses(self) -> dict[str, int]:
         """Constructions by parse outcome."""
-        told = self._told("diagnose_and_correct")
+        told = self.manifest("diagnose_and_correct")
         return {str(outcome): told[outcome] for outcome in ParseOutcome if outcome in told}
 
     @property
@@ -85,18 +86,18 @@ class IterationCounts:
     @property
     def trained(self) -> dict[str, int]:
         """Trajectories that were trained on, by group."""
-        told = self._told("update_policy")
+        told = self.manifest("update_policy")
         return {name: told[f"n_{name}"] for name in ("original", "constructed") if f"n_{name}" in told}
 
     @property
     def alarms(self) -> list[str]:
         """What the update warned of."""
-        return list(self._told("update_policy").get("alarms", []))
+        return list(self.manifest("update_policy").get("alarms", []))
 
     @property
     def evaluated(self) -> dict[str, Estimate]:
         """pass@1 of the policy version that came out, by data set, with the interval that the evaluation stored."""
-        told = self._told("evaluate")
+        told = self.manifest("evaluate")
         names = {name: name.removesuffix("pass@1") for name in told if name == "pass@1" or name.endswith("/pass@1")}
         return {
             before.removesuffix("/") or "held_out": Estimate(told[name], told[f"{before}low"], told[f"{before}high"])

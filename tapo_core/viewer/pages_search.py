@@ -80,6 +80,7 @@ def find(
         is_id=re.fullmatch(r"[0-9a-fA-F-]{6,36}", q.strip()) is not None,
         go_on=search_url(run, **asked, page=found.position) if found.position else None,
         go_on_long=search_url(run, **asked, page=found.position, long="true") if found.position else None,
+        full=len(found.hits) == _N_HITS,
         begun=bool(page_at),
         first=search_url(run, **asked),
     )

@@ -29,7 +29,7 @@ def _number(value: float | None) -> str:
 
 def _interval(estimate: Estimate | None) -> str:
     """A share and its interval."""
-    return "–" if estimate is None else f"{estimate.value:.1%} ({estimate.low:.1%} to {estimate.high:.1%})"
+    return "–" if estimate is None else f"{estimate.value:.1%} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
 
 
 def _moment(time: str) -> str:
