@@ -8,9 +8,10 @@ lacks.
 import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import duckdb
 
@@ -22,9 +23,11 @@ from tapo_core.store.snapshot import of_iterations, open_reader, snapshot_commit
 #: A connection that is locked down, for who may not import duckdb.
 Connection = duckdb.DuckDBPyConnection
 
-_MOST_OPEN = 8  #: snapshots of one run; the one that was not used for longest is closed
+_MOST_OPEN = 16  #: snapshots of one run; the one that was not used for longest is closed
 _REDACTION = "redact-"  #: how the stage begins that changes files of other commits
 
+
+T = TypeVar("T")
 
 #: Iterations and tables of a snapshot; None: all.
 _What = tuple[frozenset[int] | None, frozenset[str] | None]
@@ -35,6 +38,7 @@ class _Opened:
     connection: Connection
     newest: str | None  #: chain digest of the last commit that it has rows of
     lock: threading.Lock = field(default_factory=threading.Lock)
+    answers: dict[Callable[[Connection], Any], Any] = field(default_factory=dict)
 
 
 class Snapshots:
@@ -83,6 +87,19 @@ class Snapshots:
         opened = self._get(what)
         with opened.lock, readable_files(self.folder):
             yield opened.connection
+
+    def remembered(self, only: Collection[str], read: Callable[[Connection], T]) -> T:
+        """What a function reads from some tables of the whole run; read again only when one of them has new rows.
+
+        Raises:
+            UserError, IntegrityError: see `open`.
+        """
+        opened = self._get((None, frozenset(only)))
+        with opened.lock, readable_files(self.folder):
+            if read not in opened.answers:
+                opened.answers[read] = read(opened.connection)
+            answer: T = opened.answers[read]
+            return answer
 
     def _get(self, what: _What) -> _Opened:
         iterations, only = what

@@ -44,8 +44,7 @@ _WILSON = (
 def one_run(request: Request, runs: RunsHere, run: str, before: int | None = None) -> HTMLResponse:
     """A run's summary, curves and iterations; `before`: the iterations before one."""
     counts = iteration_counts(runs.commits(run))
-    with runs.open(run, only=RUN_TABLES) as connection:
-        facts = run_facts(connection)
+    facts = runs.remembered(run, RUN_TABLES, run_facts)
     evaluated = read_evaluations(runs, run)
     shown = [one for one in reversed(counts) if before is None or one.iteration < before]
     return page(
@@ -65,8 +64,7 @@ def one_run(request: Request, runs: RunsHere, run: str, before: int | None = Non
 @router.get("/run/{run}/config")
 def config(request: Request, runs: RunsHere, run: str) -> HTMLResponse:
     """The resolved configuration."""
-    with runs.open(run, only=RUN_TABLES) as connection:
-        facts = run_facts(connection)
+    facts = runs.remembered(run, RUN_TABLES, run_facts)
     if facts is None:
         raise NotThereError(f"run {run} has committed nothing yet: its configuration comes with its first stage")
     return page(request, "config.html", run=run, facts=facts, text=config_text(facts))
@@ -79,14 +77,12 @@ def config_text(facts: RunFacts) -> str:
 
 def read_evaluations(runs: Runs, run: str) -> list[EvaluationRow]:
     """All evaluations of a run."""
-    with runs.open(run, only=EVALUATION_TABLES) as connection:
-        return evaluations(connection)
+    return runs.remembered(run, EVALUATION_TABLES, evaluations)
 
 
 def read_metrics(runs: Runs, run: str) -> list[MetricPoint]:
     """All numbers about a run's updates."""
-    with runs.open(run, only=METRIC_TABLES) as connection:
-        return update_metrics(connection)
+    return runs.remembered(run, METRIC_TABLES, update_metrics)
 
 
 def newest_evaluation(evaluated: Sequence[EvaluationRow]) -> list[EvaluationRow]:

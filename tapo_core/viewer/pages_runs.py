@@ -43,8 +43,7 @@ def _line(runs: Runs, name: str) -> RunLine:
     """A run in a line. A damaged one is shown with what is wrong with it, beside the others."""
     try:
         counts = iteration_counts(runs.commits(name))
-        with runs.open(name, only=RUN_TABLES) as connection:
-            facts = run_facts(connection)
+        facts = runs.remembered(name, RUN_TABLES, run_facts)
     except TapoError as error:
         return RunLine(name, problem=str(error))
     if not counts:

@@ -128,8 +128,7 @@ def _render(
     groups: list[Group],
     n_there: int,
 ) -> str:
-    with runs.open(run, only=RUN_TABLES) as connection:
-        facts = run_facts(connection)
+    facts = runs.remembered(run, RUN_TABLES, run_facts)
     evaluated = read_evaluations(runs, run)
     styles, scripts = [_own(name) for name in _STYLES], [_own(name) for name in _SCRIPTS]
     return (

@@ -2,15 +2,17 @@
 
 import contextlib
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
 from tapo_core.errors import UserError
 from tapo_core.store import StageCommit
 from tapo_core.store.view_snapshots import Connection, Snapshots
+
+T = TypeVar("T")
 
 
 class NotThereError(UserError):
@@ -79,6 +81,14 @@ class Runs:
         """
         with self._of(run).open(iterations, only) as connection:
             yield connection
+
+    def remembered(self, run: str, only: Collection[str], read: Callable[[Connection], T]) -> T:
+        """What a function reads from some tables of a run, once for each state of them. See `Snapshots.remembered`.
+
+        Raises:
+            NotThereError, UserError, IntegrityError: see `folder` and `Snapshots.open`.
+        """
+        return self._of(run).remembered(only, read)
 
 
 def _runs_of(request: Request) -> Runs:

@@ -14,7 +14,7 @@ from tapo_core.store import open_reader
 from tapo_core.store.commits import StageCommit
 from tapo_core.store.iteration_counts import iteration_counts
 from tapo_core.store.snapshot import snapshot_commits
-from tapo_core.store.view_snapshots import Snapshots
+from tapo_core.store.view_snapshots import Connection, Snapshots
 from tapo_core.viewer import urls
 from tapo_core.viewer.app import create_app
 from tapo_core.viewer.charts import Chart, Point, Series, draw
@@ -214,3 +214,19 @@ def test_an_alarm_of_an_update_is_shown() -> None:
     assert one.alarms == ["sampler and trainer are apart"]
     assert one.is_trained
     assert (one.accuracy, one.parsed, one.mean_tokens, one.eligible) == (None, None, None, None)
+
+
+def test_what_was_read_is_remembered_until_its_tables_have_new_rows(tmp_path: Path) -> None:
+    folder = build_small_run(tmp_path / "small", 5)
+    snapshots, asked = Snapshots(folder), []
+
+    def count(connection: Connection) -> object:
+        asked.append("evaluation")
+        return connection.execute("SELECT count(*) FROM evaluation").fetchone()
+
+    assert [snapshots.remembered(["evaluation"], count) for _ in range(2)] == [(0,), (0,)]
+    evaluate_again(folder, 2, 1)  # has rollouts and verdicts only
+    assert snapshots.remembered(["evaluation"], count) == (0,)
+    assert len(asked) == 1
+    commit(folder, stages()[5])
+    assert snapshots.remembered(["evaluation"], count) == (1,)
