@@ -16,7 +16,7 @@ from tapo_core.viewer.urls import lineage_url
 router = APIRouter()
 
 MAX_STEPS = 200  #: each way; more would be no picture
-MAX_NODES = 80  #: in the graph
+PER_COLUMN = 12  #: boxes in a column of the graph
 _LABEL = 32  #: characters that fit into a box
 
 
@@ -34,7 +34,7 @@ def lineage(request: Request, runs: RunsHere, run: str, subject_id: str) -> Resp
         "lineage.html",
         run=run,
         found=found,
-        graph=lay_out(found, MAX_NODES),
+        graph=lay_out(found, PER_COLUMN),
         trees=to_trees(found),
         is_trajectory=is_trajectory,
         fitting=fitting,
