@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from tapo_core.config_file import parse_model, read_toml
 from tapo_core.config_section import PositiveInt, Section
@@ -11,6 +11,16 @@ from tapo_core.config_section import PositiveInt, Section
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]{0,39}$")]
 """Of a family, policy or variant. Without a hyphen, which separates them in a run's name."""
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)]
+
+
+
+def _without_run(tree: dict[str, Any]) -> dict[str, Any]:
+    if "run" in tree:
+        raise ValueError("run.name, run.seed and run.iterations are made by the study (seeds, steps, steps_factor)")
+    return tree
+
+
+Settings = Annotated[dict[str, Any], AfterValidator(_without_run)]
 
 METRICS = ("pass@1", "pass@4", "dsr", "err")
 READINGS = {"steps": "equal steps", "tokens": "equal generated tokens"}
@@ -44,15 +54,8 @@ class Overrides(Section):
 
     title: str | None = None
     """What tables call it; None: its name."""
-    set: dict[str, Any] = Field(default_factory=dict)
+    set: Settings = Field(default_factory=dict)
     """Tables with the keys of a run's configuration, over those of the base; but for run, which the study sets."""
-
-    @field_validator("set")
-    @classmethod
-    def _run_is_the_study_s(cls, tree: dict[str, Any]) -> dict[str, Any]:
-        if "run" in tree:
-            raise ValueError("run.name, run.seed and run.iterations are made by the study (steps, seeds, steps_factor)")
-        return tree
 
 
 class Variant(Overrides):
@@ -86,10 +89,8 @@ class Quick(Section):
     families: tuple[Name, ...] | None = None
     policies: tuple[Name, ...] | None = None
     variants: tuple[Name, ...] | None = None
-    set: dict[str, Any] = Field(default_factory=dict)
+    set: Settings = Field(default_factory=dict)
     """Over everything else."""
-
-    _run_is_the_study_s = field_validator("set")(Overrides._run_is_the_study_s.__func__)  # type: ignore[attr-defined]
 
 
 class StudyConfig(Section):
@@ -155,7 +156,7 @@ class StudyConfig(Section):
                 update={
                     "families": _shared(variant.families, quick.families),
                     "policies": _shared(variant.policies, quick.policies),
-                    "seeds": quick.seeds and None,
+                    "seeds": None if quick.seeds else variant.seeds,
                 }
             )
             for name, variant in kept(self.variants, quick.variants).items()
