@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tapo_core.errors import UserError
 from tapo_core.ids import derive_seed
-from tapo_core.records import Query, Rollout, RolloutKind, SubjectKind, Verification
+from tapo_core.records import Query, Rollout, RolloutKind, SubjectKind, Verification, VerificationOutcome
 from tapo_core.statistics import Comparison, compare
 from tapo_core.store import StoreReader, query
 
@@ -73,25 +73,36 @@ def differing_settings(first: Path, second: Path) -> "pandas.DataFrame":
     return both[~same].rename_axis("setting").reset_index()
 
 
+def evaluated_samples(
+    reader: StoreReader, iteration: int, dataset: str
+) -> dict[str, list[tuple[Rollout, Verification]]]:
+    """The samples of a policy version by problem, named by its content, with their verdicts; unknown ones are left out."""
+    queries = reader.load(Query, split=dataset)
+    verdicts = reader.load(Verification, iteration=iteration, subject_kind=SubjectKind.ROLLOUT, again=None)
+    rollouts = reader.load(Rollout, iteration=iteration, kind=RolloutKind.EVALUATION)
+    contents = {query.query_id: query.content_sha256 for query in queries}
+    known = {verdict.subject_id: verdict for verdict in verdicts if verdict.reward is not None}
+    found: dict[str, list[tuple[Rollout, Verification]]] = {}
+    for rollout in rollouts:
+        verdict = known.get(rollout.rollout_id)
+        if rollout.query_id in contents and verdict is not None:
+            found.setdefault(contents[rollout.query_id], []).append((rollout, verdict))
+    return found
+
+
 def _rates(policy: PolicyAt, dataset: str) -> dict[str, float]:
-    """Share of correct samples by problem, named by its content; unknown verdicts are left out."""
+    """Share of correct samples by problem (see `evaluated_samples`)."""
     folder, iteration = policy.run_folder, policy.iteration
     reader = StoreReader(folder)
     try:
-        queries = reader.load(Query, split=dataset)
-        verdicts = reader.load(Verification, iteration=iteration, subject_kind=SubjectKind.ROLLOUT, again=None)
-        rollouts = reader.load(Rollout, iteration=iteration, kind=RolloutKind.EVALUATION)
+        found = evaluated_samples(reader, iteration, dataset)
     finally:
         reader.release()
-    contents = {query.query_id: query.content_sha256 for query in queries}
-    rewards = {verdict.subject_id: verdict.reward for verdict in verdicts}
-    found: dict[str, list[float]] = {}
-    for rollout in rollouts:
-        reward = rewards.get(rollout.rollout_id)
-        if rollout.query_id in contents and reward is not None:
-            found.setdefault(contents[rollout.query_id], []).append(reward)
     if not found:
         raise UserError(
             f"{folder}: policy version {iteration} was not evaluated on {dataset!r}; run `tapo eval` with --iteration {iteration}"
         )
-    return {problem: sum(values) / len(values) for problem, values in found.items()}
+    return {
+        problem: sum(verdict.outcome is VerificationOutcome.CORRECT for _, verdict in samples) / len(samples)
+        for problem, samples in found.items()
+    }

@@ -5,20 +5,20 @@ started again with the same command, and what is finished is not done again.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-
-import psutil
+from statistics import median
 
 from tapo_core.errors import ConfigError
 from tapo_core.files import make_folder, publish_text
-from tapo_core.processes import stop_processes
 from tapo_core.config_file import write_toml
 from tapo_core.store.connection import ledger_path
 from tapo_core.store.snapshot import snapshot_commits
@@ -67,9 +67,6 @@ def state_of(run: PlannedRun) -> State:
 
 def minutes_of(run_folder: Path) -> float | None:
     """How long a run took: its start, and as many iterations as it has of the median length (so that no pause counts)."""
-    from datetime import datetime
-    from statistics import median
-
     ended = {}
     commits = snapshot_commits(run_folder)
     for commit in commits:
@@ -127,15 +124,27 @@ def make_runs(runs: Sequence[PlannedRun], study_folder: Path, parallel: int, tel
                     failures.append(Failure(job.run, code, job.log, _last_lines(job.log)))
                     tell(f"{n_ended}/{n_waiting} {job.run.name}: FAILED (exit code {code}), see {job.log}")
     finally:
-        stop_processes([job.handle for job in busy.values()], _STOP_SECONDS)
+        _stop([job.process for job in busy.values()])
     return failures
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Interrupt runs as Ctrl-C does, so that each ends the Prefect server that it started; kill those that do not end."""
+    for process in processes:
+        os.killpg(process.pid, signal.SIGINT)
+    until = time.monotonic() + _STOP_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
     run: PlannedRun
     process: subprocess.Popen[bytes]
-    handle: psutil.Process
     log: Path
     began: float
 
@@ -155,7 +164,7 @@ def _begin(run: PlannedRun, study_folder: Path, slot: int, parallel: int) -> _Jo
             stderr=opened,
             start_new_session=True,
         )
-    return _Job(run, process, psutil.Process(process.pid), log, time.monotonic())
+    return _Job(run, process, log, time.monotonic())
 
 
 def _environment(study_folder: Path, slot: int, parallel: int) -> dict[str, str]:
