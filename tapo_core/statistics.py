@@ -19,6 +19,7 @@ The paper does not define DSR and ERR. `dsr` and `err` are the only reading foun
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -236,8 +237,9 @@ def crossed_estimate(metric: Crossed, confidence: float, resamples: int, seed: i
     return _with_interval(metric.value, metric.resampled(*draws), confidence)
 
 
+@lru_cache(maxsize=8)
 def _crossed_draws(shape: tuple[int, ...], resamples: int, seed: int) -> tuple[Floats, Floats]:
-    """How often each resample has every seed, and every problem."""
+    """How often each resample has every seed, and every problem. Remembered: the tables of a study ask for few shapes often."""
     generator = np.random.default_rng(seed)
     seeds, problems = (generator.multinomial(n, np.full(n, 1.0 / n), size=resamples).astype(float) for n in shape)
     return seeds, problems
