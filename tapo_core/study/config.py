@@ -13,7 +13,6 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]{0,39}$")]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)]
 
 
-
 def _without_run(tree: dict[str, Any]) -> dict[str, Any]:
     if "run" in tree:
         raise ValueError("run.name, run.seed and run.iterations are made by the study (seeds, steps, steps_factor)")
@@ -23,6 +22,7 @@ def _without_run(tree: dict[str, Any]) -> dict[str, Any]:
 Settings = Annotated[dict[str, Any], AfterValidator(_without_run)]
 
 METRICS = ("pass@1", "pass@4", "dsr", "err")
+Cell = tuple[str, str]  #: names of a family and a policy
 READINGS = {"steps": "equal steps", "tokens": "equal generated tokens"}
 
 
@@ -34,7 +34,7 @@ class StudySection(Section):
     base: Path
     """Configuration that every run's is made from; relative to the study file."""
     seeds: Seeds
-    """Each sets run.seed. The built-in model and problems, nano.seed, stay the same, so that runs are paired by problem and seed."""
+    """Each sets run.seed. The built-in model and problems, nano.seed, stay the same: runs are paired by problem and seed."""
     steps: PositiveInt
     """Iterations of every run, and where "equal steps" is read."""
     output_dir: Path = Path("runs/studies")
@@ -77,8 +77,8 @@ class Pairing(Section):
     first: Name
     second: Name
     at: Annotated[tuple[Literal["steps", "tokens"], ...], Field(min_length=1)] = ("steps",)
-    """steps: both after the study's steps. tokens: the first after the study's steps, the second at its first evaluation by which it
-    had generated as many tokens."""
+    """steps: both after the study's steps. tokens: the first after the study's steps, the second at its first evaluation by which
+    it had generated as many tokens."""
 
 
 class Quick(Section):
@@ -113,7 +113,7 @@ class StudyConfig(Section):
 
     def _named(self) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
         """Key, the names that it holds, and those that there are."""
-        families, policies, variants = map(tuple, (self.families, self.policies, self.variants))
+        families, policies, variants = tuple(self.families), tuple(self.policies), tuple(self.variants)
         named = [("study.curves", self.study.curves, variants)]
         for name, variant in self.variants.items():
             named.append((f"variants.{name}.families", variant.families or (), families))
@@ -143,6 +143,15 @@ class StudyConfig(Section):
         """What tables call a family, policy or variant."""
         choice: Overrides = getattr(self, kind)[name]
         return choice.title or name
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every family with every policy."""
+        return [(family, policy) for family in self.families for policy in self.policies]
+
+    def cell_title(self, cell: Cell) -> str:
+        """What tables and figures call a family with a policy."""
+        return f"{self.title('families', cell[0])}, {self.title('policies', cell[1])}"
 
     def made_quick(self) -> "StudyConfig":
         """The study that `--quick` runs."""

@@ -108,7 +108,7 @@ def generated_tokens(run_folder: Path, commits: list[StageCommit]) -> dict[int, 
 def _curves(run: PlannedRun, tokens: dict[int, int]) -> list[Row]:
     frame = query(run.folder, f"SELECT iteration, {', '.join(CURVES)} FROM training_curves ORDER BY iteration")
     rows = []
-    for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):
-        iteration = int(row.pop("iteration"))
-        rows.append({"run": run.name, "iteration": iteration, "generated_tokens": tokens[iteration], **row})
+    for iteration, *values in zip(frame["iteration"], *(frame[name] for name in CURVES), strict=True):
+        known = {name: None if value != value else float(value) for name, value in zip(CURVES, values, strict=True)}
+        rows.append({"run": run.name, "iteration": int(iteration), "generated_tokens": tokens[int(iteration)], **known})
     return rows

@@ -10,11 +10,10 @@ The runs' stores are too large to keep beside the code. The record is merged run
 machines, and a part of it again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas
 import pyarrow
 import pyarrow.parquet
 
@@ -46,27 +45,22 @@ SCHEMAS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
-    """The three tables. Rows are ordered by run, iteration and problem."""
+    """The three tables, as plain rows in the order of run, iteration and problem."""
 
-    runs: pandas.DataFrame
-    problems: pandas.DataFrame
-    curves: pandas.DataFrame
+    runs: list[Row]
+    problems: list[Row]
+    curves: list[Row]
 
-    def only(self, runs: set[str]) -> "Record":
+    def only(self, runs: Collection[str]) -> "Record":
         """The part about some runs."""
-        return Record(*(frame[frame["run"].isin(list(runs))] for frame in (self.runs, self.problems, self.curves)))
+        parts = ([row for row in rows if row["run"] in runs] for rows in (self.runs, self.problems, self.curves))
+        return Record(*parts)
 
 
-def _record(runs: Sequence[Row], problems: Sequence[Row], curves: Sequence[Row]) -> Record:
-    rows = {"runs": runs, "problems": problems, "curves": curves}
-    frames = []
-    for name, schema in SCHEMAS.items():
-        frame = pyarrow.Table.from_pylist(list(rows[name]), schema=schema).to_pandas()
-        keys = [key for key in ("run", "iteration", "problem") if key in frame.columns]
-        frames.append(frame.sort_values(keys, ignore_index=True))
-    return Record(*frames)
+def _place(row: Row) -> tuple[str, int, str]:
+    return row["run"], row.get("iteration", 0), row.get("problem", "")
 
 
 def read_record(folder: Path) -> Record:
@@ -76,8 +70,8 @@ def read_record(folder: Path) -> Record:
         DataError: a file of it is missing, damaged, or has other columns.
     """
     if not folder.exists():
-        return _record([], [], [])
-    frames = []
+        return Record([], [], [])
+    tables = []
     for name, schema in SCHEMAS.items():
         file = folder / f"{name}.parquet"
         try:
@@ -91,8 +85,8 @@ def read_record(folder: Path) -> Record:
                 f"{file}: columns {', '.join(table.column_names)} are not those of this version of TAPO "
                 f"({', '.join(schema.names)}); delete {folder} and measure the runs again"
             )
-        frames.append(table.to_pandas())
-    return Record(*frames)
+        tables.append(table.to_pylist())
+    return Record(*tables)
 
 
 def merged(record: Record, measured: Sequence[Measured]) -> tuple[Record, list[str]]:
@@ -100,7 +94,7 @@ def merged(record: Record, measured: Sequence[Measured]) -> tuple[Record, list[s
 
     Of one run with the same settings the longer one stays: it may have been trained further elsewhere.
     """
-    before = {row["run"]: row for row in record.runs.to_dict("records")}
+    before = {row["run"]: row for row in record.runs}
     taken, notes = [], []
     for new in measured:
         name = new.run["run"]
@@ -110,24 +104,16 @@ def merged(record: Record, measured: Sequence[Measured]) -> tuple[Record, list[s
         elif old is not None and old["iterations"] > new.run["iterations"]:
             continue
         taken.append(new)
-    kept = record.only(set(before) - {new.run["run"] for new in taken})
-    frames = (kept.runs, kept.problems, kept.curves)
-    runs, problems, curves = ([_plain(row) for row in frame.to_dict("records")] for frame in frames)
-    runs += [new.run for new in taken]
-    problems += [row for new in taken for row in new.problems]
-    curves += [row for new in taken for row in new.curves]
-    return _record(runs, problems, curves), notes
-
-
-def _plain(row: Row) -> Row:
-    """A row with None where pandas has NaN."""
-    return {name: None if value != value else value for name, value in row.items()}
+    kept = record.only(before.keys() - {new.run["run"] for new in taken})
+    runs = [*kept.runs, *(new.run for new in taken)]
+    problems = [*kept.problems, *(row for new in taken for row in new.problems)]
+    curves = [*kept.curves, *(row for new in taken for row in new.curves)]
+    return Record(*(sorted(rows, key=_place) for rows in (runs, problems, curves))), notes
 
 
 def write_record(folder: Path, record: Record) -> None:
     """Replace the record in a folder, all of it or nothing."""
     with publish_folder(folder) as made:
         for name, schema in SCHEMAS.items():
-            table = pyarrow.Table.from_pandas(getattr(record, name), schema=schema, preserve_index=False)
-            table = table.replace_schema_metadata(None)
+            table = pyarrow.Table.from_pylist(getattr(record, name), schema=schema)
             pyarrow.parquet.write_table(table, made / f"{name}.parquet", compression="zstd")

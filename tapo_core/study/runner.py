@@ -17,9 +17,9 @@ from enum import StrEnum
 from pathlib import Path
 from statistics import median
 
+from tapo_core.config_file import write_toml
 from tapo_core.errors import ConfigError
 from tapo_core.files import make_folder, publish_text
-from tapo_core.config_file import write_toml
 from tapo_core.store.connection import ledger_path
 from tapo_core.store.snapshot import snapshot_commits
 from tapo_core.study.plan import PlannedRun
@@ -63,6 +63,13 @@ def state_of(run: PlannedRun) -> State:
         return State.OTHER
     last = run.config.run.iterations
     return State.DONE if any(c.stage == "evaluate" and c.iteration == last for c in commits) else State.UNFINISHED
+
+
+def iterations_of(run: PlannedRun) -> int:
+    """How many iterations of a run are committed with the policy that came out."""
+    if state_of(run) is State.NEW:
+        return 0
+    return max((c.iteration for c in snapshot_commits(run.folder) if "policy_version" in c.row_counts), default=0)
 
 
 def minutes_of(run_folder: Path) -> float | None:

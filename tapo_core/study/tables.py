@@ -1,19 +1,17 @@
 """The tables of a study, made from its record alone."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from tapo_core.comparison import CONFIDENCE, RESAMPLES
 from tapo_core.ids import derive_seed
 from tapo_core.statistics import Counts, Crossed, Estimate, compare_crossed, crossed_estimate, part
-from tapo_core.study.config import METRICS, READINGS, Pairing, StudyConfig
+from tapo_core.study.config import METRICS, READINGS, Cell, Pairing, StudyConfig
 from tapo_core.study.record import Record
 from tapo_core.text import markdown_table
 
-Cell = tuple[str, str]  #: family and policy
 Policy = tuple[str, int]  #: a run's name and an iteration: the policy version that came out of it
 
 _NAMES = {"pass@1": "pass@1", "pass@4": "pass@4", "dsr": "DSR", "err": "ERR"}
@@ -26,13 +24,13 @@ class Readings:
     def __init__(self, record: Record) -> None:
         """Only runs that are in the record are known."""
         self._problems: dict[Policy, dict[str, Counts]] = {}
-        for row in record.problems.itertuples(index=False):
-            counts = Counts(row.n, row.n_correct, row.n_reflecting, row.n_correct_reflecting)
-            self._problems.setdefault((row.run, row.iteration), {})[row.problem] = counts
-        self._tokens = {(r.run, r.iteration): int(r.generated_tokens) for r in record.curves.itertuples(index=False)}
+        for row in record.problems:
+            counts = Counts(row["n"], row["n_correct"], row["n_reflecting"], row["n_correct_reflecting"])
+            self._problems.setdefault((row["run"], row["iteration"]), {})[row["problem"]] = counts
+        self._tokens: dict[Policy, int] = {(r["run"], r["iteration"]): r["generated_tokens"] for r in record.curves}
         self._runs: dict[tuple[str, str, str], dict[int, str]] = {}
-        for row in record.runs.itertuples(index=False):
-            self._runs.setdefault((row.family, row.policy, row.variant), {})[row.seed] = row.run
+        for row in record.runs:
+            self._runs.setdefault((row["family"], row["policy"], row["variant"]), {})[row["seed"]] = row["run"]
 
     def runs(self, cell: Cell, variant: str) -> dict[int, str]:
         """Names by seed."""
@@ -104,8 +102,8 @@ def paired(readings: Readings, study: StudyConfig, pairing: Pairing, at: str, ce
 def variant_tables(study: StudyConfig, readings: Readings) -> list[str]:
     """For each family and policy: every variant after the study's steps, and the policy that all began with."""
     blocks = []
-    for cell in _cells(study):
-        rows = []
+    for cell in study.cells:
+        rows: list[list[str]] = []
         for variant in study.variants:
             runs = readings.runs(cell, variant)
             at = study.study.steps
@@ -119,7 +117,7 @@ def variant_tables(study: StudyConfig, readings: Readings) -> list[str]:
                 rows.append([title, *_estimates(study, readings, after), f"{mean:,.0f}"])
         if rows:
             header = ["", "seeds", *_NAMES.values(), "generated tokens, mean"]
-            blocks.append(f"**{_cell_title(study, cell)}**, after {study.study.steps} iterations:")
+            blocks.append(f"**{study.cell_title(cell)}**, after {study.study.steps} iterations:")
             blocks.append(markdown_table(header, rows))
     return blocks
 
@@ -140,11 +138,11 @@ def comparison_tables(study: StudyConfig, readings: Readings) -> list[str]:
     for pairing in study.comparisons:
         for at in pairing.at:
             rows, notes = [], []
-            for cell in _cells(study):
+            for cell in study.cells:
                 pair = paired(readings, study, pairing, at, cell)
                 rows += _differences(study, readings, cell, pair, at)
                 if pair.not_reached:
-                    notes.append(f"{_cell_title(study, cell)}: not reached with seeds {_listed(pair.not_reached)}.")
+                    notes.append(f"{study.cell_title(cell)}: not reached with seeds {_listed(pair.not_reached)}.")
             first, second = (study.title("variants", name) for name in (pairing.first, pairing.second))
             if rows or notes:
                 blocks.append(f"**{first} less {second}, at {READINGS[at]}** (points):")
@@ -160,7 +158,7 @@ def _differences(study: StudyConfig, readings: Readings, cell: Cell, pair: Pair,
     rows = []
     for metric in METRICS if pair.seeds else ():
         found = readings.crossed(metric, pair.first, pair.second)
-        compared = None if found is None else compare_crossed(*found, CONFIDENCE, RESAMPLES, _seed(study))
+        compared = None if found is None else compare_crossed(found[0], found[1], CONFIDENCE, RESAMPLES, _seed(study))
         titles = [study.title("families", cell[0]), study.title("policies", cell[1]), _NAMES[metric]]
         if compared is None:
             row = [*titles, _NONE, _NONE, _NONE]
@@ -174,22 +172,14 @@ def _differences(study: StudyConfig, readings: Readings, cell: Cell, pair: Pair,
     return rows
 
 
-def _cells(study: StudyConfig) -> list[Cell]:
-    return [(family, policy) for family in study.families for policy in study.policies]
-
-
-def _cell_title(study: StudyConfig, cell: Cell) -> str:
-    return f"{study.title('families', cell[0])}, {study.title('policies', cell[1])}"
-
-
 def _seed(study: StudyConfig) -> int:
     return derive_seed(0, study.study.steps, "study", study.study.name)
 
 
 def _points(shape: str, value: float) -> str:
-    """A share in percent; a rounded zero has no sign of its own."""
+    """A share in percent; a difference that rounds to zero has no sign of its own."""
     text = _NONE if value != value else shape.format(100.0 * value)
-    return text.replace("-0.0", "+0.0") if text == "-0.0" else text
+    return "+0.0" if text == "-0.0" else text
 
 
 def _interval(estimate: Estimate, shape: str) -> str:
@@ -197,5 +187,5 @@ def _interval(estimate: Estimate, shape: str) -> str:
     return f"{value} ({low} to {high})"
 
 
-def _listed(values: Iterable[Any], shown: Callable[[Any], str] = str) -> str:
-    return ", ".join(map(shown, values))
+def _listed(values: Iterable[int]) -> str:
+    return ", ".join(map(str, values))
