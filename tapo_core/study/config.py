@@ -27,12 +27,14 @@ READINGS = {"steps": "equal steps", "tokens": "equal generated tokens"}
 
 
 class StudySection(Section):
-    """What all runs have in common."""
+    """What the study is called, and what all runs have in common."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")]
     """Name of the study; its runs are in <output_dir>/<name>/<family>-<policy>-<variant>-s<seed>."""
     base: Path
     """Configuration that every run's is made from; relative to the study file."""
+    set: Settings = Field(default_factory=dict)
+    """Tables with the keys of a run's configuration, over those of the base; but for run, which the study makes."""
     seeds: Seeds
     """Each sets run.seed. The built-in model and problems, nano.seed, stay the same: runs are paired by problem and seed."""
     steps: PositiveInt
@@ -55,7 +57,7 @@ class Overrides(Section):
     title: str | None = None
     """What tables call it; None: its name."""
     set: Settings = Field(default_factory=dict)
-    """Tables with the keys of a run's configuration, over those of the base; but for run, which the study sets."""
+    """Like study.set, and over it: first the family's, then the policy's, then the variant's."""
 
 
 class Variant(Overrides):

@@ -58,7 +58,7 @@ def plan_runs(study: StudyConfig, source: str, over: Mapping[str, Any] | None = 
     Raises:
         ConfigError: naming `source`, the run and its bad keys; or a run is not evaluated where it is to be read.
     """
-    base = read_toml(study.study.base)
+    common = _merged(read_toml(study.study.base), study.study.set)
     runs = []
     seeds = dict.fromkeys(
         seed for chosen in (study.study.seeds, *(v.seeds or () for v in study.variants.values())) for seed in chosen
@@ -71,7 +71,7 @@ def plan_runs(study: StudyConfig, source: str, over: Mapping[str, Any] | None = 
             and family in (choice.families or study.families)
             and policy in (choice.policies or study.policies)
         ):
-            trees = [base, *(study.families[family].set, study.policies[policy].set, choice.set), over or {}]
+            trees = [common, *(study.families[family].set, study.policies[policy].set, choice.set), over or {}]
             run = _planned(study, source, (family, policy, variant, seed), trees)
             runs.append(run)
     if not runs:

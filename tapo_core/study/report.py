@@ -92,8 +92,8 @@ def _intro(study: StudyConfig, record: Record, n_planned: int) -> str:
     minutes = sum(row["minutes"] for row in record.runs)
     told = [
         f"{len(record.runs)} of {n_planned} runs, {n_seeds} seeds, {n_problems} held-out problems with "
-        f"{' to '.join(str(n) for n in dict.fromkeys((samples[0], samples[-1])))} samples each; {minutes:,.0f} minutes of training, "
-        "runs one after the other.",
+        f"{' to '.join(str(n) for n in dict.fromkeys((samples[0], samples[-1])))} samples each; {minutes:,.0f} minutes of "
+        "training, runs one after the other.",
         f"In percent; brackets are {CONFIDENCE:.0%} intervals by bootstrap over seeds and problems ({RESAMPLES:,} resamples), "
         "with one seed over problems only.",
         "p: from exchanging the two runs of a seed, so never below 2 / 2^seeds; with one seed, from exchanging their problems.",
