@@ -176,10 +176,12 @@ def _begin(run: PlannedRun, study_folder: Path, slot: int, parallel: int) -> _Jo
 
 def _environment(study_folder: Path, slot: int, parallel: int) -> dict[str, str]:
     """Each run its share of the cores. Without a Prefect server each starts its own, whose database no other one uses."""
-    shared = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // parallel))}
+    settings = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // parallel))}
     if "PREFECT_API_URL" not in os.environ:
-        shared["PREFECT_HOME"] = str((study_folder / "prefect" / str(slot)).absolute())
-    return shared
+        home = study_folder / "prefect" / str(slot)
+        make_folder(home)  # the server does not
+        settings["PREFECT_HOME"] = str(home.absolute())
+    return settings
 
 
 def _last_lines(log: Path) -> str:
