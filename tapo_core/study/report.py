@@ -86,12 +86,12 @@ def section(study: StudyConfig, runs: Sequence[PlannedRun], whole: Record) -> st
 
 
 def _intro(study: StudyConfig, record: Record, n_planned: int) -> str:
-    n_seeds = len({row["seed"] for row in record.runs})
+    seeds = ", ".join(map(str, sorted({row["seed"] for row in record.runs})))
     n_problems = len({row["problem"] for row in record.problems})
     samples = sorted({row["n"] for row in record.problems})
     minutes = sum(row["minutes"] for row in record.runs)
     told = [
-        f"{len(record.runs)} of {n_planned} runs, {n_seeds} seeds, {n_problems} held-out problems with "
+        f"{len(record.runs)} of {n_planned} runs, seeds {seeds}, {n_problems} held-out problems with "
         f"{' to '.join(str(n) for n in dict.fromkeys((samples[0], samples[-1])))} samples each; {minutes:,.0f} minutes of "
         "training, runs one after the other.",
         f"In percent; brackets are {CONFIDENCE:.0%} intervals by bootstrap over seeds and problems ({RESAMPLES:,} resamples), "
