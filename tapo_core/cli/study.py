@@ -13,7 +13,6 @@ from tapo_core.errors import TapoError
 from tapo_core.files import make_folder
 from tapo_core.locks import take_lock
 from tapo_core.study.config import StudyConfig, load_study
-from tapo_core.study.measure import measure
 from tapo_core.study.plan import PlannedRun, matching, plan_runs
 from tapo_core.study.record import merged, read_record, write_record
 from tapo_core.study.report import write_report
@@ -97,6 +96,10 @@ def _expected(rows: Sequence[dict[str, Any]], parallel: int) -> str:
 
 def _keep(study: StudyConfig, runs: Sequence[PlannedRun]) -> None:
     """Bring the record up to date with all runs that are done."""
+    from tapo_core.study.measure import (
+        measure,  # brings what stages need, torch among it: nothing for --report and --list
+    )
+
     done = [measure(run) for run in runs if state_of(run) is State.DONE]
     record, notes = merged(read_record(study.record), done)
     for note in notes:

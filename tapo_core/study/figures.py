@@ -7,8 +7,7 @@ from statistics import fmean
 
 from tapo_core.files import publish_text
 from tapo_core.study.config import Cell, StudyConfig
-from tapo_core.study.measure import CURVES, Row
-from tapo_core.study.record import Record
+from tapo_core.study.record import CURVES, Record, Row
 
 _COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
 _N_COLUMNS = 3

@@ -1,8 +1,6 @@
 """What a finished run measured, read through its store as plain rows."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tapo_core.comparison import evaluated_samples
 from tapo_core.errors import UserError
@@ -11,33 +9,13 @@ from tapo_core.stages.evaluate import sampled
 from tapo_core.statistics import count
 from tapo_core.store import StageCommit, StoreReader, query
 from tapo_core.study.plan import PlannedRun
+from tapo_core.study.record import CURVES, Measured, Row
 from tapo_core.study.runner import minutes_of
-
-Row = dict[str, Any]
 
 DATASET = "held_out"
 
-#: The curves of the paper's Figure 3, as view `training_curves` names them, and what figures call them.
-CURVES = {
-    "mean_ots_weight": "OTS weight, mean",
-    "loss": "policy-gradient loss",
-    "accuracy": "training accuracy",
-    "grad_norm": "gradient norm",
-    "response_length": "response length (tokens)",
-    "policy_kl": "KL from the sampling policy",
-}
-
 #: Stages of an iteration in which the policy writes.
 _SAMPLING = ("sample", "locate_error", "diagnose_and_correct")
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One run's rows for the tables of the record (see `record`)."""
-
-    run: Row
-    problems: list[Row]
-    curves: list[Row]
 
 
 def measure(run: PlannedRun) -> Measured:

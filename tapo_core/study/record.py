@@ -13,14 +13,26 @@ machines, and a part of it again.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 
 from tapo_core.errors import DataError
 from tapo_core.files import publish_folder
-from tapo_core.study.measure import CURVES, Measured, Row
 from tapo_core.text import one_line
+
+Row = dict[str, Any]
+
+#: The curves of the paper's Figure 3, as view `training_curves` names them, and what figures call them.
+CURVES = {
+    "mean_ots_weight": "OTS weight, mean",
+    "loss": "policy-gradient loss",
+    "accuracy": "training accuracy",
+    "grad_norm": "gradient norm",
+    "response_length": "response length (tokens)",
+    "policy_kl": "KL from the sampling policy",
+}
 
 _TEXT, _INT, _FLOAT = pyarrow.string(), pyarrow.int64(), pyarrow.float64()
 
@@ -43,6 +55,15 @@ SCHEMAS = {
         [("run", _TEXT), ("iteration", _INT), ("generated_tokens", _INT), *((name, _FLOAT) for name in CURVES)]
     ),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One run's rows for the three tables."""
+
+    run: Row
+    problems: list[Row]
+    curves: list[Row]
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,12 @@ def make_run(run: PlannedRun, tokens: int = 10, iterations: int | None = None, r
                     policy_version_id=versions[iteration if kind is RolloutKind.EVALUATION else iteration - 1],
                 )  # fmt: skip
                 outcome = VerificationOutcome.CORRECT if correct else VerificationOutcome.WRONG
-                verdict = changed(make_verification(rollout_id, outcome, "19"), run_id=run_id, iteration=iteration)
+                verdict = changed(
+                    make_verification(rollout_id, outcome, "19"),
+                    verification_id=deterministic_id("verification", iteration=iteration, subject=rollout_id),
+                    run_id=run_id,
+                    iteration=iteration,
+                )
                 rollout = changed(rollout, run_id=run_id, iteration=iteration, query_id=query.query_id)
                 records += [rollout, verdict]
         return records
