@@ -1,7 +1,6 @@
 """``tapo study``: the runs of a study file, and the tables and figures that are made of them."""
 
 import shlex
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,8 +40,6 @@ def run_study(file: Path, quick: bool, only: str | None) -> None:
     chosen = matching(runs, only)
     make_folder(study.folder)
     unlock = take_lock(study.folder / "study.lock", f"{study.folder}: another process (PID {{}}) makes this study")
-    # Ended by a signal, as by Ctrl-C, the study first ends its runs.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         refuse_other_settings(runs)
         failures = make_runs(chosen, study.folder, study.study.parallel, typer.echo)

@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -102,7 +104,8 @@ def refuse_other_settings(runs: Sequence[PlannedRun]) -> None:
 def make_runs(runs: Sequence[PlannedRun], study_folder: Path, parallel: int, tell: Tell) -> list[Failure]:
     """Make the runs that are not done, in their order, `parallel` at one time; those that failed.
 
-    When this process is interrupted, its runs are asked to end first.
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the runs were ended before.
     """
     waiting = deque(run for run in runs if state_of(run) is not State.DONE)
     n_waiting = len(waiting)
@@ -110,29 +113,50 @@ def make_runs(runs: Sequence[PlannedRun], study_folder: Path, parallel: int, tel
     busy: dict[int, _Job] = {}
     failures: list[Failure] = []
     n_ended = 0
-    try:
-        while waiting or busy:
-            while waiting and free:
-                slot = min(free)
-                free.remove(slot)
-                busy[slot] = _begin(waiting.popleft(), study_folder, slot, parallel)
-            time.sleep(_POLL_SECONDS)
-            for slot, job in list(busy.items()):
-                code = job.process.poll()
-                if code is None:
-                    continue
-                del busy[slot]
-                free.add(slot)
-                n_ended += 1
-                minutes = (time.monotonic() - job.began) / 60.0
-                if code == 0 and state_of(job.run) is State.DONE:
-                    tell(f"{n_ended}/{n_waiting} {job.run.name}: done in {minutes:.1f} min")
-                else:
-                    failures.append(Failure(job.run, code, job.log, _last_lines(job.log)))
-                    tell(f"{n_ended}/{n_waiting} {job.run.name}: FAILED (exit code {code}), see {job.log}")
-    finally:
-        _stop([job.process for job in busy.values()])
+    with _asked_to_stop() as asked:
+        try:
+            while (waiting or busy) and not asked.is_set():
+                while waiting and free and not asked.is_set():
+                    slot = min(free)
+                    free.remove(slot)
+                    busy[slot] = _begin(waiting.popleft(), study_folder, slot, parallel)
+                asked.wait(_POLL_SECONDS)
+                for slot in [slot for slot, job in busy.items() if job.process.poll() is not None]:
+                    job = busy.pop(slot)
+                    free.add(slot)
+                    n_ended += 1
+                    failure = _failure(job)
+                    minutes = (time.monotonic() - job.began) / 60.0
+                    told = f"done in {minutes:.1f} min"
+                    if failure is not None:
+                        failures.append(failure)
+                        told = f"FAILED (exit code {failure.exit_code}), see {failure.log}"
+                    tell(f"{n_ended}/{n_waiting} {job.run.name}: {told}")
+        finally:
+            _stop([job.process for job in busy.values()])
+    if asked.is_set():
+        raise KeyboardInterrupt
     return failures
+
+
+def _failure(job: "_Job") -> Failure | None:
+    """What became of a run whose process has ended, if it is not done."""
+    code = job.process.returncode
+    if code == 0 and state_of(job.run) is State.DONE:
+        return None
+    return Failure(job.run, code, job.log, _last_lines(job.log))
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set. As exceptions they could come while a run has begun and nobody knows of it yet."""
+    asked = threading.Event()
+    before = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:

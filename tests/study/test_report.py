@@ -131,12 +131,12 @@ def test_the_page_gets_its_section_and_keeps_the_rest(tmp_path: Path, made: Made
     page.write_text("# Results\n")
     with pytest.raises(UserError, match=r"<!-- study:made begin --> and .* have to be in it once"):
         write_report(study, runs)
-    page.write_text("# Results\n\n<!-- study:made begin -->\nold\n<!-- study:made end -->\n\nmore\n")
+    page.write_text("# Results\n\n<!-- study:made begin -->\nwhat was\n<!-- study:made end -->\n\nmore\n")
     assert write_report(study, runs) == page
     text = page.read_text()
     assert text.startswith("# Results\n\n<!-- study:made begin -->\n4 of 4 runs")
     assert text.endswith("<!-- study:made end -->\n\nmore\n")
-    assert "old" not in text
+    assert "what was" not in text
     picture = page.parent / "images" / "study-made-chain-cold.svg"
     assert f"]({picture.relative_to(page.parent)})" in text
     drawn = picture.read_bytes()

@@ -1,24 +1,30 @@
 """Which runs are made, and what becomes of those that fail."""
 
+import os
+import signal
 import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
-from tapo_core.errors import ConfigError
+from tapo_core.cli.main import app
+from tapo_core.cli.study import StudyError
+from tapo_core.errors import ConfigError, RunLockedError, UserError
+from tapo_core.locks import take_lock
+from tapo_core.study import runner
 from tapo_core.study.config import load_study
 from tapo_core.study.plan import plan_runs
 from tapo_core.study.runner import State, iterations_of, make_runs, minutes_of, refuse_other_settings, state_of
 from tests.study.conftest import Made
 from tests.study.made_runs import STUDY, make_run, write_study
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-def study_command(file: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from tapo_core.cli.main import main; main()", "study", str(file), *options]
-    return subprocess.run(command, cwd=file.parent, capture_output=True, text=True, timeout=300, check=False)
+def study_command(file: Path, *options: str) -> Result:
+    """`tapo study`, in this process; its runs have processes of their own."""
+    return CliRunner().invoke(app, ["study", str(file), *options])
 
 
 def test_how_far_a_run_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,10 +61,10 @@ def test_a_run_that_fails_is_reported_and_the_others_are_kept(tmp_path: Path, mo
     tapo, grpo = plan_runs(load_study(file), str(file))
     make_run(tapo)
     done = study_command(file)
-    assert done.returncode == 1, done.stderr
+    assert isinstance(done.exception, StudyError), done.output
+    assert str(done.exception) == "1 runs failed; the same command tries them again"
     assert "1/1 chain-cold-grpo-s0: FAILED (exit code 2), see runs/made/logs/chain-cold-grpo-s0.log" in done.stdout
     assert "gone.jsonl: cannot read the data file" in " ".join(done.stderr.split())
-    assert done.stderr.splitlines()[-1] == "tapo: 1 runs failed; the same command tries them again"
     assert "1 of 2 runs, seeds 0" in (tmp_path / "runs" / "made" / "results.md").read_text()
     assert not grpo.folder.exists() or state_of(grpo) is State.NEW
     listed = study_command(file, "--list", "--format", "csv").stdout.splitlines()
@@ -67,10 +73,11 @@ def test_a_run_that_fails_is_reported_and_the_others_are_kept(tmp_path: Path, mo
     assert listed[-1].startswith("1 of 2 runs are done; at ")
 
 
-def test_report_runs_nothing_and_bad_usage_is_one_line(tmp_path: Path) -> None:
+def test_report_runs_nothing_and_bad_usage_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     file = write_study(tmp_path)
     reported = study_command(file, "--report")
-    assert (reported.returncode, reported.stdout) == (0, "runs/made/results.md\n"), reported.stderr
+    assert (reported.exit_code, reported.stdout) == (0, "runs/made/results.md\n"), reported.output
     assert "No run of this study is in its record yet." in (tmp_path / "runs" / "made" / "results.md").read_text()
     assert not (tmp_path / "runs" / "made" / "configs").exists()
     for options, says in (
@@ -78,5 +85,41 @@ def test_report_runs_nothing_and_bad_usage_is_one_line(tmp_path: Path) -> None:
         (["--only", "nothing*"], "no run is called like that"),
     ):
         refused = study_command(file, *options)
-        assert refused.returncode == 2
-        assert says in refused.stderr.splitlines()[-1]
+        assert isinstance(refused.exception, UserError)
+        assert says in str(refused.exception)
+
+
+def test_one_process_makes_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = write_study(tmp_path)
+    folder = tmp_path / "runs" / "made"
+    folder.mkdir(parents=True)
+    unlock = take_lock(folder / "study.lock", "{}")
+    try:
+        refused = study_command(file)
+    finally:
+        unlock()
+    assert isinstance(refused.exception, RunLockedError)
+    assert "makes this study" in str(refused.exception)
+
+
+def test_runs_end_with_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = write_study(tmp_path)
+    began: list[subprocess.Popen[bytes]] = []
+    start = runner._begin
+
+    def begin(*arguments: Any) -> Any:
+        job = start(*arguments)
+        began.append(job.process)
+        if len(began) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return job
+
+    monkeypatch.setattr(runner, "_begin", begin)
+    file.write_text(file.read_text().replace("steps = 2", "steps = 2\nparallel = 2"))
+    interrupted = study_command(file, "--only", "*-s0")
+    assert isinstance(interrupted.exception, KeyboardInterrupt | SystemExit)
+    assert f"go on with: tapo study {file} --only '*-s0'" in interrupted.stderr
+    assert [process.poll() is not None for process in began] == [True, True]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
