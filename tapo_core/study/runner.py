@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -162,7 +162,8 @@ def _asked_to_stop() -> Iterator[threading.Event]:
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """Interrupt runs as Ctrl-C does, so that each ends the Prefect server that it started; kill those that do not end."""
     for process in processes:
-        os.killpg(process.pid, signal.SIGINT)
+        with suppress(ProcessLookupError):  # it ended by itself meanwhile
+            os.killpg(process.pid, signal.SIGINT)
     until = time.monotonic() + _STOP_SECONDS
     for process in processes:
         try:
