@@ -1,7 +1,8 @@
 # Two commands to begin with: `make demo` and `make test`. Both do all set-up by themselves, once.
 # `make slow` adds the long tests, `make docs` renews docs/configuration.md, `make lock` the pins.
+# `make study` makes the paper's tables, which takes hours and can be interrupted; `make study-quick` a small version of them.
 # `make gpu-check` is for a machine with a CUDA device, whose environment is not made by set-up (docs/install.md).
-.PHONY: demo test docs setup lint format types contracts pytest next-duckdb slow lock lock-gpu gpu-check clean
+.PHONY: demo test docs setup lint format types contracts pytest next-duckdb slow lock lock-gpu gpu-check study study-quick clean
 PYTHONBIN := .venv/bin/python
 
 demo: setup
@@ -49,6 +50,12 @@ lock-gpu: setup
 
 gpu-check:
 	$(PYTHONBIN) benchmarks/gpu_check.py --json build/gpu_check.json
+
+study: setup
+	.venv/bin/tapo study configs/studies/paper_tables.toml
+
+study-quick: setup
+	.venv/bin/tapo study configs/studies/paper_tables.toml --quick
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tapo_core.errors import UserError
 from tapo_core.ids import derive_seed
-from tapo_core.records import Query, Rollout, RolloutKind, SubjectKind, Verification
+from tapo_core.records import Query, Rollout, RolloutKind, SubjectKind, Verification, VerificationOutcome
 from tapo_core.statistics import Comparison, compare
 from tapo_core.store import StoreReader
 from tapo_core.store.reader import ask
@@ -109,28 +109,37 @@ def difference(first: "pandas.Series[str]", second: "pandas.Series[str]") -> "pa
     return both[~same].rename_axis("setting").reset_index()
 
 
+def evaluated_samples(
+    reader: StoreReader, iteration: int, dataset: str
+) -> dict[str, tuple[Query, list[tuple[Rollout, Verification]]]]:
+    """The problems that a policy version was evaluated on, named by their content, with their samples and the verdicts on these.
+
+    Samples with an unknown verdict are left out, and so are problems without any other.
+    """
+    queries = {query.query_id: query for query in reader.load(Query, split=dataset)}
+    verdicts = reader.load(Verification, iteration=iteration, subject_kind=SubjectKind.ROLLOUT, again=None)
+    known = {verdict.subject_id: verdict for verdict in verdicts if verdict.reward is not None}
+    found: dict[str, tuple[Query, list[tuple[Rollout, Verification]]]] = {}
+    for rollout in reader.load(Rollout, iteration=iteration, kind=RolloutKind.EVALUATION):
+        query, verdict = queries.get(rollout.query_id), known.get(rollout.rollout_id)
+        if query is not None and verdict is not None:
+            found.setdefault(query.content_sha256, (query, []))[1].append((rollout, verdict))
+    return found
+
+
 def _rates(policy: PolicyAt, dataset: str) -> dict[str, tuple[Query, float]]:
-    """Problems, named by their content, and the share of correct samples of each; unknown verdicts are left out."""
+    """Problems, named by their content, and the share of correct samples of each (see `evaluated_samples`)."""
     folder, iteration = policy.run_folder, policy.iteration
     reader = StoreReader(folder, iterations=[iteration], only=("query", "verification", "rollout"))
     try:
-        queries = reader.load(Query, split=dataset)
-        verdicts = reader.load(Verification, iteration=iteration, subject_kind=SubjectKind.ROLLOUT, again=None)
-        rollouts = reader.load(Rollout, iteration=iteration, kind=RolloutKind.EVALUATION)
+        found = evaluated_samples(reader, iteration, dataset)
     finally:
         reader.release()
-    problems = {query.query_id: query for query in queries}
-    rewards = {verdict.subject_id: verdict.reward for verdict in verdicts}
-    found: dict[str, list[float]] = {}
-    for rollout in rollouts:
-        reward = rewards.get(rollout.rollout_id)
-        if rollout.query_id in problems and reward is not None:
-            found.setdefault(rollout.query_id, []).append(reward)
     if not found:
         raise UserError(
             f"{folder}: policy version {iteration} was not evaluated on {dataset!r}; run `tapo eval` with --iteration {iteration}"
         )
     return {
-        problems[query_id].content_sha256: (problems[query_id], sum(values) / len(values))
-        for query_id, values in found.items()
+        problem: (query, sum(verdict.outcome is VerificationOutcome.CORRECT for _, verdict in samples) / len(samples))
+        for problem, (query, samples) in found.items()
     }

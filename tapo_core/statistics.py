@@ -17,11 +17,15 @@ The paper does not define DSR and ERR. `dsr` and `err` are the only reading foun
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,49 @@ class Sampled:
 Problem = Sequence[Sampled]
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What most metrics need to know of one problem's samples."""
+
+    n: int
+    n_correct: int
+    n_reflecting: int
+    n_correct_reflecting: int
+
+
+def count(samples: Problem) -> Counts:
+    """The counts of one problem's samples."""
+    return Counts(
+        len(samples),
+        sum(sample.correct for sample in samples),
+        sum(sample.reflects for sample in samples),
+        sum(sample.correct and sample.reflects for sample in samples),
+    )
+
+
+def part(metric: str, counts: Counts) -> tuple[float, float]:
+    """Numerator and denominator that one problem brings to a metric of the table above.
+
+    Raises:
+        ValueError: the metric needs more than counts, does not exist, or its k is more than the samples.
+    """
+    n, correct, both = counts.n, counts.n_correct, counts.n_correct_reflecting
+    match metric.partition("@"):
+        case "pass", "@", k if k.isdecimal():
+            return pass_at_k(n, correct, int(k)), 1.0
+        case "dsr", "", _:
+            return correct - both, correct
+        case "err", "", _:
+            return both, counts.n_reflecting
+        case "dsr", "@", "all":
+            return (correct - both) / n, 1.0
+        case "err", "@", "all":
+            return both / n, 1.0
+        case "reflection_rate", "", _:
+            return counts.n_reflecting / n, 1.0
+    raise ValueError(f"{metric} is no metric of counts")
+
+
 def estimates(samples_Q: Sequence[Problem], confidence: float, resamples: int, seed: int) -> dict[str, Estimate]:
     """Every metric of a set of problems, by name.
 
@@ -59,42 +106,41 @@ def estimates(samples_Q: Sequence[Problem], confidence: float, resamples: int, s
         raise ValueError("metrics need at least one problem, and at least one sample of each")
     least = min(len(samples) for samples in samples_Q)
     powers = [2**i for i in range(1, least.bit_length()) if 2**i <= least]
-    parts: dict[str, Callable[[Problem], tuple[float, float]]] = {
-        "pass@1": lambda s: (_share(s, lambda x: x.correct), 1.0),
-        **{f"pass@{k}": lambda s, k=k: (pass_at_k(len(s), sum(x.correct for x in s), k), 1.0) for k in powers},  # type: ignore[misc]
-        f"cons@{least}": lambda s: (consensus(s[:least]), 1.0),
-        "dsr": lambda s: (sum(x.correct and not x.reflects for x in s), sum(x.correct for x in s)),
-        "err": lambda s: (sum(x.correct and x.reflects for x in s), sum(x.reflects for x in s)),
-        "dsr@all": lambda s: (_share(s, lambda x: x.correct and not x.reflects), 1.0),
-        "err@all": lambda s: (_share(s, lambda x: x.correct and x.reflects), 1.0),
-        "reflection_rate": lambda s: (_share(s, lambda x: x.reflects), 1.0),
-        "mean_tokens": lambda s: (sum(x.n_tokens for x in s) / len(s), 1.0),
-    }
+    counted = ["pass@1", *(f"pass@{k}" for k in powers), "dsr", "err", "dsr@all", "err@all", "reflection_rate"]
+    parts = {metric: [part(metric, count(samples)) for samples in samples_Q] for metric in counted}
+    parts[f"cons@{least}"] = [(consensus(samples[:least]), 1.0) for samples in samples_Q]
+    parts["mean_tokens"] = [(sum(x.n_tokens for x in samples) / len(samples), 1.0) for samples in samples_Q]
     draws = np.random.default_rng(seed).integers(0, len(samples_Q), size=(resamples, len(samples_Q)))
     result = {}
-    for name, part in parts.items():
-        numerators, denominators = np.array([part(samples) for samples in samples_Q], dtype=float).T
+    for name, parts_Q in parts.items():
+        numerators, denominators = np.array(parts_Q, dtype=float).T
         if denominators.sum() > 0:
             result[name] = _ratio(numerators, denominators, draws, confidence)
     return result
 
 
-def _share(samples: Problem, holds: Callable[[Sampled], bool]) -> float:
-    return sum(holds(sample) for sample in samples) / len(samples)
-
-
 def _ratio(
-    numerators_Q: "np.ndarray[tuple[int], np.dtype[np.float64]]",
-    denominators_Q: "np.ndarray[tuple[int], np.dtype[np.float64]]",
+    numerators_Q: Floats,
+    denominators_Q: Floats,
     draws: "np.ndarray[tuple[int, int], np.dtype[np.int64]]",
     confidence: float,
 ) -> Estimate:
     """Ratio of sums with a percentile interval; resamples whose denominator is 0 say nothing and are left out."""
-    above, below = numerators_Q[draws].sum(axis=1), denominators_Q[draws].sum(axis=1)
-    usable = below > 0
+    resampled = _quotients(numerators_Q[draws].sum(axis=1), denominators_Q[draws].sum(axis=1))
+    return _with_interval(float(numerators_Q.sum() / denominators_Q.sum()), resampled, confidence)
+
+
+def _quotients(above: Floats, below: Floats) -> Floats:
+    """Element by element; NaN where the denominator is 0."""
+    found: Floats = np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
+    return found
+
+
+def _with_interval(value: float, resampled: Floats, confidence: float) -> Estimate:
+    """Percentile interval of resampled values, those that are NaN left out."""
     tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(above[usable] / below[usable], [tail, 1.0 - tail])
-    return Estimate(float(numerators_Q.sum() / denominators_Q.sum()), float(low), float(high))
+    low, high = np.quantile(resampled[~np.isnan(resampled)], [tail, 1.0 - tail])
+    return Estimate(value, float(low), float(high))
 
 
 def pass_at_k(n: int, n_correct: int, k: int) -> float:
@@ -167,3 +213,108 @@ def compare(
     # A hair of slack: the same sum in another order must count as "as large".
     as_large = np.abs((signs * differences_Q).sum(axis=1)) >= abs(differences_Q.sum()) - 1e-9
     return Comparison(estimate, float((as_large.sum() + 1) / (resamples + 1)), n)
+
+
+@dataclass(frozen=True, slots=True)
+class Crossed:
+    """One metric of a method that was trained once with each of several seeds, each policy evaluated on the same problems.
+
+    A row for each seed, a column for each problem (see `part`).
+    """
+
+    numerators_SQ: Floats
+    denominators_SQ: Floats
+
+    @property
+    def by_seed(self) -> list[float]:
+        """The metric of each seed's policy; NaN where it has nothing to stand on."""
+        return [float(x) for x in _quotients(self.numerators_SQ.sum(axis=1), self.denominators_SQ.sum(axis=1))]
+
+    @property
+    def value(self) -> float:
+        """The metric of all together; NaN where it has nothing to stand on."""
+        return float(_quotients(self.numerators_SQ.sum(), self.denominators_SQ.sum()))
+
+    def resampled(self, seeds: Floats, problems: Floats) -> Floats:
+        """The metric of each resample; how often each has every seed, and every problem."""
+        above, below = (((seeds @ x) * problems).sum(axis=1) for x in (self.numerators_SQ, self.denominators_SQ))
+        return _quotients(above, below)
+
+
+def crossed_estimate(metric: Crossed, confidence: float, resamples: int, seed: int) -> Estimate | None:
+    """A metric with an interval from resampling seeds and problems, each with replacement and independently of the other.
+
+    With one seed, problems alone are resampled: the interval then says nothing about training again. None if the metric has
+    nothing to stand on.
+    """
+    if not metric.denominators_SQ.sum() > 0:
+        return None
+    draws = _crossed_draws(metric.numerators_SQ.shape, resamples, seed)
+    return _with_interval(metric.value, metric.resampled(*draws), confidence)
+
+
+@lru_cache(maxsize=8)
+def _crossed_draws(shape: tuple[int, ...], resamples: int, seed: int) -> tuple[Floats, Floats]:
+    """How often each resample has every seed, and every problem. Remembered: the tables of a study ask for few shapes often."""
+    generator = np.random.default_rng(seed)
+    seeds, problems = (generator.multinomial(n, np.full(n, 1.0 / n), size=resamples).astype(float) for n in shape)
+    return seeds, problems
+
+
+@dataclass(frozen=True, slots=True)
+class CrossedComparison:
+    """A metric of one method less that of another, both trained with the same seeds and evaluated on the same problems."""
+
+    difference: Estimate
+    p_value: float  #: two-sided, see `compare_crossed`
+    by_seed: list[float]  #: NaN where a policy's metric has nothing to stand on
+    n_problems: int
+
+
+def compare_crossed(
+    first: Crossed, second: Crossed, confidence: float, resamples: int, seed: int
+) -> CrossedComparison | None:
+    """Paired comparison over seeds and problems; None if a metric has nothing to stand on.
+
+    The interval is a bootstrap over seeds and problems, both methods on the same resample. The p-value is that of a permutation
+    test: if the methods were the same, which of a seed's two policies is called the first would be chance, so all 2^S
+    exchanges are as likely as what was found (beyond `resamples` of them, as many drawn ones). It is never below 2 / 2^S: 0.06
+    for five seeds. Policies of one seed share all of its training's luck, hence they are not exchanged problem by problem,
+    except with one seed, where the test is about these two policies alone.
+
+    Raises:
+        ValueError: different numbers of seeds or problems.
+    """
+    if first.numerators_SQ.shape != second.numerators_SQ.shape or not first.numerators_SQ.size:
+        raise ValueError(f"not the same seeds and problems: {first.numerators_SQ.shape}, {second.numerators_SQ.shape}")
+    if np.isnan(first.value) or np.isnan(second.value):
+        return None
+    draws = _crossed_draws(first.numerators_SQ.shape, resamples, seed)
+    resampled = first.resampled(*draws) - second.resampled(*draws)
+    return CrossedComparison(
+        _with_interval(first.value - second.value, resampled, confidence),
+        _exchange_test(first, second, resamples, seed),
+        [a - b for a, b in zip(first.by_seed, second.by_seed, strict=True)],
+        first.numerators_SQ.shape[1],
+    )
+
+
+def _exchange_test(first: Crossed, second: Crossed, resamples: int, seed: int) -> float:
+    """Share of the exchanges of seeds (of problems, if there is one seed) with a difference at least as large as was found."""
+    axis = 1 if len(first.numerators_SQ) > 1 else 0  # summed over: what is left are the units that are exchanged
+    above_U, below_U, other_above_U, other_below_U = (
+        x.sum(axis=axis) for method in (first, second) for x in (method.numerators_SQ, method.denominators_SQ)
+    )
+    n = len(above_U)
+    exact = 2**n <= resamples
+    if exact:
+        kept = (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(float)
+    else:
+        kept = np.random.default_rng(seed).integers(0, 2, size=(resamples, n)).astype(float)
+    gone = 1.0 - kept
+    differences = _quotients(kept @ above_U + gone @ other_above_U, kept @ below_U + gone @ other_below_U)
+    differences -= _quotients(gone @ above_U + kept @ other_above_U, gone @ below_U + kept @ other_below_U)
+    differences = differences[~np.isnan(differences)]
+    # A hair of slack, as in `compare`.
+    n_as_large = int((np.abs(differences) >= abs(first.value - second.value) - 1e-9).sum())
+    return n_as_large / len(differences) if exact else (n_as_large + 1) / (len(differences) + 1)

@@ -10,7 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapo_core.reflection import reflects
-from tapo_core.statistics import Sampled, compare, consensus, estimates, pass_at_k
+from tapo_core.statistics import (
+    Counts,
+    Crossed,
+    Sampled,
+    compare,
+    compare_crossed,
+    consensus,
+    count,
+    crossed_estimate,
+    estimates,
+    part,
+    pass_at_k,
+)
 
 
 def problem(n_direct: int, n_reflected: int, n_wrong: int, n_wrong_reflected: int) -> list[Sampled]:
@@ -134,3 +146,91 @@ def test_a_comparison_is_paired_and_exact_where_that_can_be_counted() -> None:
 )
 def test_reflection_is_seen_in_words(text: str, expected: bool) -> None:
     assert reflects(text) is expected
+
+
+def test_metrics_of_counts_are_those_of_samples() -> None:
+    counts = count(problem(3, 1, 8, 4))
+    assert counts == Counts(16, 4, 5, 1)
+    assert [part(metric, counts) for metric in ("pass@1", "dsr", "err", "dsr@all", "err@all", "reflection_rate")] == [
+        (0.25, 1.0), (3, 4), (1, 5), (3 / 16, 1.0), (1 / 16, 1.0), (5 / 16, 1.0),
+    ]  # fmt: skip
+    for metric in ("mean_tokens", "pass@x", "cons@16"):
+        with pytest.raises(ValueError, match="is no metric of counts"):
+            part(metric, counts)
+
+
+def crossed(rates_SQ: list[list[float]]) -> Crossed:
+    return Crossed(np.array(rates_SQ), np.ones_like(np.array(rates_SQ)))
+
+
+def test_seeds_and_problems_are_both_resampled() -> None:
+    generator = np.random.default_rng(2)
+    shape, seeds, problems, noise = (6, 200), 0.05, 0.3, 0.1
+    rates = (
+        0.5
+        + generator.normal(0, seeds, (6, 1))
+        + generator.normal(0, problems, (1, 200))
+        + generator.normal(0, noise, shape)
+    )
+    found = crossed_estimate(crossed(rates.tolist()), 0.95, 20_000, seed=1)
+    assert found is not None
+    # The variance of a crossed mean, from what the two margins show.
+    spread = math.sqrt(rates.mean(axis=1).var() / 6 + rates.mean(axis=0).var() / 200)
+    assert found.value == pytest.approx(rates.mean())
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * spread, rel=0.06)
+    alone = crossed_estimate(crossed(rates[:1].tolist()), 0.95, 20_000, seed=1)
+    assert alone is not None
+    assert (alone.high - alone.low) / 2 == pytest.approx(1.96 * rates[0].std() / math.sqrt(200), rel=0.06), (
+        "problems only"
+    )
+
+
+def test_crossed_intervals_against_plain_loops() -> None:
+    above, below = [[1.0, 0.0, 3.0], [2.0, 2.0, 0.0]], [[2.0, 0.0, 4.0], [3.0, 2.0, 1.0]]
+    generator = np.random.default_rng(5)
+    draws = [generator.multinomial(n, [1 / n] * n, size=400) for n in (2, 3)]
+    values = []
+    for times_S, times_Q in zip(*draws, strict=True):
+        sums = [
+            sum(times_S[s] * times_Q[q] * part[s][q] for s in range(2) for q in range(3)) for part in (above, below)
+        ]
+        if sums[1] > 0:
+            values.append(sums[0] / sums[1])
+    found = crossed_estimate(Crossed(np.array(above), np.array(below)), 0.9, 400, seed=5)
+    assert found is not None
+    assert found.value == pytest.approx(8 / 12)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(values, [0.05, 0.95])))
+    assert crossed_estimate(Crossed(np.zeros((2, 3)), np.zeros((2, 3))), 0.9, 400, seed=5) is None
+
+
+def test_two_methods_are_compared_on_the_same_resample() -> None:
+    generator = np.random.default_rng(3)
+    second = generator.uniform(0, 0.8, (5, 40))
+    found = compare_crossed(crossed((second + 0.1).tolist()), crossed(second.tolist()), 0.95, 2000, seed=0)
+    assert found is not None
+    assert (found.difference.value, found.difference.low, found.difference.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert found.by_seed == pytest.approx([0.1] * 5)
+    assert (found.p_value, found.n_problems) == (2 / 32, 40), "no less than five seeds can show"
+
+
+def test_the_runs_of_a_seed_are_exchanged_whole() -> None:
+    first, second = [[0.9, 0.7], [0.6, 0.4], [0.2, 0.4]], [[0.5, 0.5], [0.5, 0.3], [0.4, 0.4]]
+    found = compare_crossed(crossed(first), crossed(second), 0.95, 100, seed=0)
+    assert found is not None
+    by_seed = [0.3, 0.1, -0.1]
+    flips = [
+        abs(sum(sign * d for sign, d in zip(signs, by_seed, strict=True)))
+        for signs in itertools.product((-1, 1), repeat=3)
+    ]
+    assert found.by_seed == pytest.approx(by_seed)
+    assert found.p_value == sum(flip >= 0.3 - 1e-9 for flip in flips) / 8
+    one = compare_crossed(crossed([[0.9, 0.8, 0.7]]), crossed([[0.5, 0.4, 0.3]]), 0.95, 100, seed=0)
+    assert one is not None
+    assert one.p_value == 2 / 8, "with one seed the problems are exchanged"
+    drawn = compare_crossed(crossed([[0.9] * 12]), crossed([[0.5] * 12]), 0.95, 100, seed=0)
+    assert drawn is not None
+    assert 1 / 101 <= drawn.p_value < 0.05, "2^12 exchanges are more than 100: so many are drawn"
+    with pytest.raises(ValueError, match="not the same seeds and problems"):
+        compare_crossed(crossed(first), crossed(second[:2]), 0.95, 100, seed=0)
+    nothing = Crossed(np.zeros((3, 2)), np.zeros((3, 2)))
+    assert compare_crossed(crossed(first), nothing, 0.95, 100, seed=0) is None

@@ -143,6 +143,28 @@ def evaluate(
 
 
 @app.command()
+def study(
+    config_file: Annotated[Path, typer.Argument(help="TOML file, for example configs/studies/paper_tables.toml")],
+    quick: Annotated[bool, typer.Option("--quick", help="The small version of it that the file describes")] = False,
+    report: Annotated[bool, typer.Option("--report", help="No runs: tables and figures from the record")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="No runs: show which there are and how far they are")] = False,
+    only: Annotated[str | None, typer.Option(help="Only runs whose names match, such as 'chain-*-s0'")] = None,
+    output: Annotated[TableFormat, typer.Option("--format", help="Of --list")] = TableFormat.TABLE,
+) -> None:
+    """Make all runs of a study, or go on with them, and the tables and figures from what they stored."""
+    from tapo_core.cli.study import list_runs, report_study, run_study
+
+    if report and (listing or only):
+        raise UserError("--report makes the tables of the whole record: leave out --list and --only")
+    if listing:
+        list_runs(config_file, quick, only, output)
+    elif report:
+        report_study(config_file, quick)
+    else:
+        run_study(config_file, quick, only)
+
+
+@app.command()
 def data(config_file: ConfigFile, overrides: Overrides = None) -> None:
     """Look at the data sets of a configuration: rows, bad rows, duplicates of benchmarks. Starts and writes nothing."""
     from tapo_core.cli.data import print_data

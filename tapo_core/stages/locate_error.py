@@ -32,6 +32,13 @@ class _Candidate:
     reference: Rollout
 
 
+@dataclass
+class _Sampled:
+    """What the methods of an iteration had the policy sample, for the manifest."""
+
+    n_tokens: int = 0
+
+
 def locate_error(session: Session, iteration: int, input_digest: str) -> StageCommit:
     """One `ErrorLocation` for each candidate and configured method, with evidence, votes and spans.
 
@@ -45,8 +52,10 @@ def locate_error(session: Session, iteration: int, input_digest: str) -> StageCo
     chosen = _candidates(session, iteration)
     found: dict[str, Location] = {}
     records: list[ErrorLocation] = []
+    sampled = _Sampled()
     for method in session.config.locate_error.methods:
-        locations = METHODS[method]([c.attempt for c in chosen], _means(session, policy, iteration, chosen, found))
+        means = _means(session, policy, iteration, chosen, found, sampled)
+        locations = METHODS[method]([c.attempt for c in chosen], means)
         for candidate, location in zip(chosen, locations, strict=True):
             if location.step is not None:
                 found.setdefault(candidate.attempt.name, location)
@@ -55,6 +64,7 @@ def locate_error(session: Session, iteration: int, input_digest: str) -> StageCo
                 error_location(session, candidate.rollout, candidate.reference, token_ids_T, location, policy)
             )
     manifest = {
+        "n_tokens": sampled.n_tokens,
         "n_candidates": len(chosen),
         "n_located": len(found),
         **{f"located/{name}": _count(records, name) for name in session.config.locate_error.methods},
@@ -95,12 +105,13 @@ def _means(
     iteration: int,
     chosen: Sequence[_Candidate],
     found: dict[str, Location],
+    sampled: _Sampled,
 ) -> Means:
     """What a method may use: this run's policy, seeds and verifier."""
     rollouts = {candidate.attempt.name: candidate.rollout for candidate in chosen}
 
     def ask(questions: Sequence[Question]) -> list[Reply | None]:
-        return _ask(session, policy, questions)
+        return _ask(session, policy, questions, sampled)
 
     def seed(attempt: Attempt, purpose: str, number: int) -> int:
         rollout = rollouts[attempt.name]
@@ -124,7 +135,9 @@ def _is_correct(session: Session, rollout: Rollout, text: str) -> bool | None:
     return None if outcome is VerificationOutcome.UNKNOWN else outcome is VerificationOutcome.CORRECT
 
 
-def _ask(session: Session, policy: PolicyVersion, questions: Sequence[Question]) -> list[Reply | None]:
+def _ask(
+    session: Session, policy: PolicyVersion, questions: Sequence[Question], sampled: _Sampled
+) -> list[Reply | None]:
     """Sample an answer to each question that leaves room for one."""
     limit = session.config.sampler.max_model_len
     requests: dict[int, SampleRequest] = {}
@@ -140,6 +153,7 @@ def _ask(session: Session, policy: PolicyVersion, questions: Sequence[Question])
         list(requests.values()), lambda n: session.reporter.advance(n, len(requests), "answers")
     )
     replies: list[Reply | None] = [None] * len(questions)
+    sampled.n_tokens += sum(len(sample.token_ids_T) for sample in samples)
     for place, sample in zip(requests, samples, strict=True):
         replies[place] = Reply(session.chat.decode(sample.token_ids_T), sample.finish_reason)
     return replies
