@@ -3,6 +3,7 @@
 import threading
 from pathlib import Path
 
+import pytest
 import ray
 
 from flows.train import train
@@ -29,6 +30,7 @@ class Killer(StopAt):
             threading.Thread(target=kill_a_busy_rank, daemon=True).start()
 
 
+@pytest.mark.slow  # five minutes on two cores; test_ray.py has both engines, and their deaths
 def test_the_whole_run_is_the_same_on_ray(configure: Configure) -> None:
     """Two replicas and two ranks that take turns, one of which dies in the first update; and the local runtime."""
     ray_keys = ("cluster.runtime=ray", "cluster.sampler_replicas=2", "cluster.trainer_ranks=2", "cluster.sleep=true")
