@@ -25,7 +25,7 @@ from synthetic_run import GROUP_SIZE, SyntheticRun, commit
 from tapo_core.cli.view import listening
 from tapo_core.store import open_reader
 from tapo_core.store.connection import ledger_path
-from tapo_core.store.snapshot import of_iterations
+from tapo_core.store.snapshot import of_iterations, snapshot_commits
 from tapo_core.viewer import urls
 from tapo_core.viewer.app import create_app
 
@@ -51,6 +51,9 @@ def make_run(folder: Path, rollouts: int, tokens: int) -> Path:
     """A synthetic run of so many rollouts in a folder; how far it is, is printed now and then."""
     run_folder = folder / RUN
     if ledger_path(run_folder).exists():
+        there = sum(commit.row_counts.get("rollout", 0) for commit in snapshot_commits(run_folder))
+        if there < rollouts:
+            raise ValueError(f"{run_folder} has {there} rollouts, not {rollouts}: delete it, or name another folder")
         return run_folder
     run = SyntheticRun(tokens)
     commit(run_folder, 0, "start", run.start())

@@ -9,7 +9,9 @@ from tapo_core.errors import UserError
 from tapo_core.ids import derive_seed
 from tapo_core.records import Query, Rollout, RolloutKind, SubjectKind, Verification
 from tapo_core.statistics import Comparison, compare
-from tapo_core.store import StoreReader, query
+from tapo_core.store import StoreReader
+from tapo_core.store.reader import ask
+from tapo_core.store.view_snapshots import Connection, Snapshots
 
 if TYPE_CHECKING:
     import pandas
@@ -67,7 +69,8 @@ def shared_problems(first: PolicyAt, second: PolicyAt, dataset: str) -> list[Pro
     return [Problem((a[0].query_id, b[0].query_id), a[0].text, a[1], b[1]) for a, b in pairs]
 
 
-_SETTINGS_FROM = ("run", "config", "policy_version", "query", "config_value")
+#: What `settings` asks.
+SETTINGS_TABLES = ("run", "config", "policy_version", "query", "config_value")
 _SETTINGS = """
 SELECT key, value FROM config_value
 UNION ALL SELECT 'run.seed', CAST(seed AS VARCHAR) FROM run
@@ -81,16 +84,27 @@ FROM query GROUP BY split
 """
 
 
-def differing_settings(first: Path, second: Path) -> "pandas.DataFrame":
-    """What two runs were made with and differs: columns setting, first, second (null where a run has no such setting).
+def settings(connection: Connection) -> "pandas.Series[str]":
+    """What a run was made with, by key, on a snapshot of its `SETTINGS_TABLES`."""
+    return ask(connection, _SETTINGS, limit_seconds=30.0, max_rows=100_000).set_index("key")["value"]
 
-    Configuration key by key, versions, the initial policy's digest, and the queries' number and digest.
+
+def differing_settings(first: Path, second: Path) -> "pandas.DataFrame":
+    """What two runs were made with and differs: see `difference`.
 
     Raises:
         UserError: there is no run in one of the folders.
+        IntegrityError: a published file is missing or damaged.
     """
-    found = [query(folder, _SETTINGS, only=_SETTINGS_FROM).set_index("key")["value"] for folder in (first, second)]
-    both = found[0].to_frame("first").join(found[1].to_frame("second"), how="outer").sort_index()
+    return difference(*(Snapshots(folder).remembered(SETTINGS_TABLES, settings) for folder in (first, second)))
+
+
+def difference(first: "pandas.Series[str]", second: "pandas.Series[str]") -> "pandas.DataFrame":
+    """Settings of two runs that are not the same: columns setting, first, second (null where a run has no such setting).
+
+    Configuration key by key, versions, the initial policy's digest, and the queries' number and digest.
+    """
+    both = first.to_frame("first").join(second.to_frame("second"), how="outer").sort_index()
     same = (both["first"] == both["second"]) | (both["first"].isna() & both["second"].isna())
     return both[~same].rename_axis("setting").reset_index()
 

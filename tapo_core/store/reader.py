@@ -78,24 +78,15 @@ def open_database(
     return connection
 
 
-def query(
-    run_folder: Path,
-    sql: str,
-    *,
-    limit_seconds: float = 30.0,
-    max_rows: int = 100_000,
-    only: Collection[str] | None = None,
-) -> "pandas.DataFrame":
+def query(run_folder: Path, sql: str, *, limit_seconds: float = 30.0, max_rows: int = 100_000) -> "pandas.DataFrame":
     """The result of a person's SQL, ids as text. Example: ``query(folder, "SELECT * FROM iteration_summary")``.
-
-    `only`: see `open_reader`.
 
     Raises:
         UserError: for SQL that is wrong, writes, reaches outside, takes longer than `limit_seconds` or gives more than
             `max_rows` rows; with DuckDB's message in one line.
         IntegrityError: see `open_reader`; or a published file is missing or damaged.
     """
-    with contextlib.closing(open_reader(run_folder, only=only)) as connection, readable_files(run_folder):
+    with contextlib.closing(open_reader(run_folder)) as connection, readable_files(run_folder):
         return ask(connection, sql, limit_seconds=limit_seconds, max_rows=max_rows)
 
 

@@ -9,10 +9,12 @@ from fastapi.responses import HTMLResponse
 from tapo_core.comparison import (
     CONFIDENCE,
     RESAMPLES,
+    SETTINGS_TABLES,
     PolicyAt,
     Problem,
     compare_problems,
-    differing_settings,
+    difference,
+    settings,
     shared_problems,
 )
 from tapo_core.errors import UserError
@@ -51,7 +53,7 @@ def compare(request: Request, runs: RunsHere, a: str = "", b: str = "", dataset:
     }
     problems: tuple[Problem, ...] = ()
     found = problem = sides = None
-    settings: list[list[str]] = []
+    differing: list[list[str]] = []
     charts: list[Drawn] = []
     if a and b:
         try:
@@ -63,7 +65,7 @@ def compare(request: Request, runs: RunsHere, a: str = "", b: str = "", dataset:
             problem = str(error)
     if sides is not None:
         charts = _charts(runs, sides, dataset)
-        settings = _settings(runs, sides)
+        differing = _differing(runs, sides)
     return page(
         request,
         "compare.html",
@@ -78,7 +80,7 @@ def compare(request: Request, runs: RunsHere, a: str = "", b: str = "", dataset:
         problem=problem,
         problems=problems[:_N_PROBLEMS],
         tally=_tally(problems),
-        settings=settings,
+        settings=differing,
         charts=charts,
         confidence=CONFIDENCE,
         resamples=RESAMPLES,
@@ -123,8 +125,8 @@ def _tally(problems: tuple[Problem, ...]) -> tuple[int, int, int]:
     return better, len(problems) - better - worse, worse
 
 
-def _settings(runs: Runs, sides: tuple[Side, Side]) -> list[list[str]]:
-    frame = differing_settings(*(runs.folder(side.run) for side in sides))
+def _differing(runs: Runs, sides: tuple[Side, Side]) -> list[list[str]]:
+    frame = difference(*(runs.remembered(side.run, SETTINGS_TABLES, settings) for side in sides))
     return [[cell_text(value) for value in row] for row in frame.itertuples(index=False)]
 
 
