@@ -44,6 +44,8 @@ TRAJECTORY_TABLES = frozenset(
         *("selection_decision", "advantage", "token_weight", "verdict", "why_in_batch", "correction_outcome"),
     }
 )
+#: One of the ids of a trajectory, its wrong rollout and its reference.
+_AMONG = "IN ($own, $wrong, $reference)"
 #: Of several locations of one error, whose is shown first (as in the view `wrong_rollout`).
 _METHODS = "['task', 'policy', 'arithmetic', 'continuation', 'construction']"
 
@@ -102,12 +104,26 @@ class Trajectory:
 def read_trajectory(connection: duckdb.DuckDBPyConnection, subject_id: str) -> Trajectory | None:
     """The trajectory with an id, from a snapshot of its iteration (`ids.iteration_of`); None if it is not there."""
     correction = _one(_rows(connection, Correction, "correction_id = $id", id=subject_id))
-    rollout = None if correction is not None else _judged(connection, subject_id)
-    made = correction if rollout is None else rollout.rollout
+    wrong_id, reference_id = (
+        (None, None) if correction is None else (correction.wrong_rollout_id, correction.reference_rollout_id)
+    )
+    ids: dict[str, Any] = {"own": subject_id, "wrong": wrong_id, "reference": reference_id}
+    # All three at once: a question costs more than the rows that it is about.
+    rollouts = {row.rollout_id: row for row in _rows(connection, Rollout, f"rollout_id {_AMONG}", **ids)}
+    made = rollouts.get(subject_id) if correction is None else correction
     if made is None:
         return None
-    wrong_id = subject_id if correction is None else correction.wrong_rollout_id
-    tokens = {row.role: row for row in _rows(connection, RolloutTokens, "subject_id = $id", id=subject_id)}
+    tokens = {
+        (row.subject_id, row.role): row for row in _rows(connection, RolloutTokens, f"subject_id {_AMONG}", **ids)
+    }
+    verdicts = _verdicts(connection, ids)
+
+    def judged(rollout_id: str | None) -> Judged | None:
+        if rollout_id is None or rollout_id not in rollouts:
+            return None
+        verdict = _one(verdicts.get(rollout_id, []))
+        return Judged(rollouts[rollout_id], verdict, tokens.get((rollout_id, TokenRole.ROLLOUT)))
+
     role = TokenRole.ROLLOUT if correction is None else TokenRole.CONSTRUCTED
     (query,) = _rows(connection, Query, "query_id = $id", id=made.query_id)
     (run,) = _rows(connection, Run, "run_id = $id", id=made.run_id)
@@ -115,21 +131,21 @@ def read_trajectory(connection: duckdb.DuckDBPyConnection, subject_id: str) -> T
         run=run,
         query=query,
         iteration=made.iteration,
-        rollout=rollout,
+        rollout=judged(subject_id),
         correction=correction,
-        wrong=None if correction is None else _judged(connection, correction.wrong_rollout_id),
-        reference=None if correction is None else _judged(connection, correction.reference_rollout_id),
-        raw_tokens=tokens.get(TokenRole.CORRECTION),
-        tokens=tokens.get(role),
+        wrong=judged(wrong_id),
+        reference=judged(reference_id),
+        raw_tokens=tokens.get((subject_id, TokenRole.CORRECTION)),
+        tokens=tokens.get((subject_id, role)),
         weight=_one(_rows(connection, TokenWeight, "subject_id = $id", id=subject_id)),
-        verdicts=tuple(_verdicts(connection, subject_id)),
+        verdicts=tuple(verdicts.get(subject_id, ())),
         locations=tuple(
             _rows(
                 connection,
                 ErrorLocation,
                 "rollout_id = $id",
                 order=f"step IS NULL, coalesce(list_position({_METHODS}, method), 9)",
-                id=wrong_id,
+                id=wrong_id or subject_id,
             )
         ),
         decision=_one(_rows(connection, SelectionDecision, "subject_id = $id", id=subject_id)),
@@ -179,18 +195,13 @@ def _one(rows: list[R]) -> R | None:
     return rows[0] if rows else None
 
 
-def _verdicts(connection: duckdb.DuckDBPyConnection, subject_id: str) -> list[Verification]:
-    """What was said about a text: first the verdict that counts (see the view `verdict`), then the others by age."""
-    order = "verification_id NOT IN (SELECT verification_id FROM verdict WHERE subject_id = $id), again"
-    return _rows(connection, Verification, "subject_id = $id", order, id=subject_id)
-
-
-def _judged(connection: duckdb.DuckDBPyConnection, rollout_id: str) -> Judged | None:
-    rollout = _one(_rows(connection, Rollout, "rollout_id = $id", id=rollout_id))
-    if rollout is None:
-        return None
-    tokens = _rows(connection, RolloutTokens, "subject_id = $id AND role = 'rollout'", id=rollout_id)
-    return Judged(rollout, _one(_verdicts(connection, rollout_id)), _one(tokens))
+def _verdicts(connection: duckdb.DuckDBPyConnection, ids: dict[str, Any]) -> dict[str, list[Verification]]:
+    """What was said about some texts: first the verdict that counts (see the view `verdict`), then the others by age."""
+    order = f"verification_id NOT IN (SELECT verification_id FROM verdict WHERE subject_id {_AMONG}), again"
+    found: dict[str, list[Verification]] = {}
+    for row in _rows(connection, Verification, f"subject_id {_AMONG}", order, **ids):
+        found.setdefault(row.subject_id, []).append(row)
+    return found
 
 
 def _why(connection: duckdb.DuckDBPyConnection, subject_id: str) -> dict[str, Any] | None:

@@ -3,10 +3,12 @@
 from flows.train import train
 from tapo_core.assets import resolve_assets
 from tapo_core.iteration_report import iteration_report
+from tapo_core.keeping import REPORT
 from tapo_core.progress import reporting
 from tapo_core.records import UpdateMetric
 from tapo_core.session import Session
 from tapo_core.store import StoreReader
+from tapo_core.viewer.urls import ADDRESS, iteration_url
 from tests.flows.conftest import Configure, StopAt
 
 
@@ -33,5 +35,11 @@ def test_the_distance_is_stored_and_an_alarm_is_told(configure: Configure) -> No
     assert len(told) == 1
     assert "ALARM: iteration 1" in told[0]
     session = Session(config, resolve_assets(config))
-    assert "off_policy.alarm_mean" in iteration_report(session, 1)
+    report = iteration_report(session, 1)
     session.close()
+    assert "off_policy.alarm_mean" in report
+    # It was the last iteration, so the report on the whole run is there, and named beside the page of the viewer.
+    assert str((config.run_folder / REPORT).resolve()) in report
+    assert "Iterations trained" in (config.run_folder / REPORT).read_text(encoding="utf-8")
+    assert f"tapo view {config.run_folder}" in report
+    assert f"{ADDRESS}{iteration_url(config.run_folder.name, 1)}" in report

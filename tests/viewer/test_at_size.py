@@ -1,6 +1,7 @@
 """Every page of a run of a million rollouts: its first byte comes within half a second.
 
-Making the run takes most of an hour on two cores. TAPO_SYNTHETIC_RUNS names a folder in which ``benchmarks/viewer.py`` made it already.
+Making the run takes most of an hour on two cores. TAPO_SYNTHETIC_RUNS names a folder in which ``benchmarks/viewer.py`` has made
+it already.
 """
 
 import os
