@@ -328,6 +328,8 @@ class TapoConfig(Section):
                 f"filter.n_pos + filter.n_neg = {self.filter.n_pos + self.filter.n_neg} is more than "
                 f"sampler.rollouts_per_query = {k}: no query could ever be eligible"
             )
+        if self.cluster.weight_transfer == "direct" and self.sampler.engine != "vllm":
+            raise ValueError('cluster.weight_transfer = "direct" needs sampler.engine = "vllm"')
         taken = {"train", "held_out"} & set(self.evaluation.datasets)
         if taken:
             raise ValueError(f"evaluation.datasets.{min(taken)}: the name is taken; call the benchmark something else")

@@ -23,6 +23,10 @@ class ClusterConfig(Section):
     """ray: whether sampler and trainer are on the same GPUs or on GPUs of their own."""
     sleep: bool = False
     """While one of sampler and trainer works, the other one's memory is given back: needed where both do not fit at once."""
+    weight_transfer: Literal["files", "direct"] = "files"
+    """ray: how replicas get a new policy. files: each reads the published checkpoint. direct: the trainer's first rank sends it
+    to all, by NCCL where there are GPUs, else by gloo; for vLLM, placement = "disjoint" and no sleep. It is published all the
+    same, and read from files when a run starts or goes on, and where a transfer fails."""
     restarts: Annotated[int, Field(ge=0)] = 3
     """ray: times that replicas which died are started again within one call; what they had finished is kept."""
     start_minutes: Annotated[float, Field(gt=0.0)] = 10.0
@@ -36,9 +40,15 @@ class ClusterConfig(Section):
                 "trainer_ranks": self.trainer_ranks > 1,
                 "placement": self.placement == "disjoint",
                 "address": self.address != "local",
+                "weight_transfer": self.weight_transfer == "direct",
             }.items():
                 if value:
                     raise ValueError(f'cluster.{key} is for cluster.runtime = "ray"; set that, or leave it out')
+        if self.weight_transfer == "direct" and (self.placement != "disjoint" or self.sleep):
+            raise ValueError(
+                'cluster.weight_transfer = "direct" needs cluster.placement = "disjoint" and cluster.sleep = false: NCCL joins '
+                "GPUs, one process on each, that hold their memory"
+            )
         return self
 
     @property

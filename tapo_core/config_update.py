@@ -22,6 +22,9 @@ class UpdateConfig(Section):
     train_prefix: bool = True
     """Whether the kept erroneous prefix of a constructed trajectory has a loss. *paper*: true; false is the ablation that
     only conditions on it."""
+    train_diagnosis: bool = True
+    """Whether its diagnosis has a loss. false (ours; needs train_prefix = false): only the correction is learnt, given an error
+    and its diagnosis, and whether to reflect at all is left to the rewards of the original group."""
     clip_low: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     clip_high: Annotated[float, Field(gt=0.0)] = 0.2
     loss_aggregation: Literal["token", "sequence"] = "token"
@@ -56,6 +59,10 @@ class UpdateConfig(Section):
         if self.offload == "optimizer" and self.zero_stage == 0:
             raise ValueError(
                 'update.offload = "optimizer" needs update.zero_stage 1, 2 or 3: ZeRO is what moves the state'
+            )
+        if self.train_prefix and not self.train_diagnosis:
+            raise ValueError(
+                "update.train_diagnosis = false needs update.train_prefix = false: what comes before has no loss"
             )
         if not self.lora_targets or "lm_head" in self.lora_targets:
             raise ValueError("update.lora_targets: name some linear layers, and not the output layer lm_head")

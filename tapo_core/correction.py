@@ -147,6 +147,18 @@ def _match_prefix(steps: Sequence[Step], wrong: Sequence[Step], min_score: float
     return read, kept, worst
 
 
+def tokens_within(token_ids_T: Sequence[int], n_chars: int, decode: Callable[[Sequence[int]], str]) -> int:
+    """How many leading tokens lie wholly within the first so many characters of their text."""
+    low, high = 0, len(token_ids_T)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if len(decode(token_ids_T[:middle])) <= n_chars:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
 def constructed_tokens(
     constructed_text: str,
     wrong_token_ids_T: Sequence[int],

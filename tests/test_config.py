@@ -34,6 +34,7 @@ def test_overrides_are_toml_values_or_text(tmp_path: Path) -> None:
         ('[run]\nname = "a"\n[filter]\nn_pos = 5', "no query could ever be eligible"),
         ('[run]\nname = "a"\n[sampler]\nmax_model_len = 64', "leaves no room"),
         ('[run]\nname = "a"\n[token_weight]\nmin_weight = 20.0', "above token_weight.max_weight"),
+        ('[run]\nname = "a"\n[update]\ntrain_diagnosis = false', "needs update.train_prefix = false"),
         ('[run]\nname = "a"\n[zpd]\nlow = 0.9', "zpd.low is above zpd.high"),
         ('[run]\nname = "a"\n[cold_start]\nn_sft = 0\nn_ift = 0', "there would be no examples"),
         ("[run", "not valid TOML"),

@@ -4,32 +4,53 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from tapo_core.config import SamplerConfig
 from tapo_core.engines.environment import prepare_environment
 from tapo_core.engines.protocols import PolicyRef, Sample, SampleRequest
 from tapo_core.engines.ray_cluster import RayCluster
 from tapo_core.engines.streaming import make_sampler
+from tapo_core.engines.weight_transfer import PATIENCE, Member, TensorHeader, headers
 from tapo_core.errors import PolicyMismatchError, TransientError, UserError
 from tapo_core.progress import current_reporter
+
+if TYPE_CHECKING:
+    from tapo_core.engines.vllm_sampler import VllmSampler
 
 
 class Replica:
     """What runs in a process of its own: one engine."""
 
-    def __init__(self, config: SamplerConfig, dtype: str, sleeps: bool) -> None:
+    def __init__(self, config: SamplerConfig, dtype: str, sleeps: bool, receives: bool) -> None:
         prepare_environment(vllm=config.engine == "vllm")
-        self._sampler = make_sampler(config, dtype, sleeps)
+        self._sampler = make_sampler(config, dtype, sleeps, receives)
 
     def load_policy(self, policy: PolicyRef) -> tuple[str, str | None]:
         """The engine's name, and the policy version it holds now."""
         self._sampler.load_policy(policy)
         return self._sampler.name, self._sampler.policy_version_id
+
+    def join_weight_group(self, member: Member) -> None:
+        """See `VllmSampler.join_weight_group`."""
+        self._receiver.join_weight_group(member)
+
+    def receive_policy(self, policy_version_id: str, expected: Sequence[TensorHeader]) -> tuple[str, str | None]:
+        """Take a policy that is sent; the engine's name, and the policy version it holds now."""
+        self._receiver.receive_policy(policy_version_id, expected)
+        return self._sampler.name, self._sampler.policy_version_id
+
+    @property
+    def _receiver(self) -> "VllmSampler":
+        from tapo_core.engines.vllm_sampler import VllmSampler
+
+        assert isinstance(self._sampler, VllmSampler), "the configuration sends weights to vLLM alone"
+        return self._sampler
 
     @ray.method(num_returns="streaming")
     def stream(self, requests: Sequence[SampleRequest]) -> Iterator[list[tuple[int, Sample]]]:
@@ -56,7 +77,10 @@ class RaySampler:
     same policy, and given what it had not finished; `cluster.restarts` is how often in one call.
     """
 
-    def __init__(self, cluster: RayCluster, config: SamplerConfig, dtype: str) -> None:
+    def __init__(
+        self, cluster: RayCluster, config: SamplerConfig, dtype: str, sender: Callable[[str], Any] = lambda _: None
+    ) -> None:
+        """`sender`: the actor that can send a policy version now (`ray_trainer.Rank`), or None; for `weight_transfer`."""
         self.name = "not started"  # the replicas tell theirs
         self._cluster = cluster
         self._config = config
@@ -66,6 +90,10 @@ class RaySampler:
         self._policy_version_id: str | None = None
         self._probed: tuple[Sequence[SampleRequest], list[Sample]] | None = None
         self._restarts_left = 0
+        self._sender = sender
+        self._group: tuple[
+            Any, ...
+        ] = ()  # who is in the group in which weights are sent: the sender, and every replica
 
     @property
     def policy_version_id(self) -> str | None:
@@ -85,6 +113,11 @@ class RaySampler:
         self._restarts_left = self._cluster.config.restarts
         self._cluster.start()
         try:
+            sent = self._send(policy)
+            if sent is not None:
+                self._take(policy, sent)
+                self._policy_version_id = policy.policy_version_id
+                return
             for number in range(len(self._replicas), self._cluster.config.sampler_replicas):
                 self._replicas.append(self._start(number))
             calls = {replica.load_policy.remote(policy): n for n, replica in enumerate(self._replicas)}
@@ -99,6 +132,39 @@ class RaySampler:
             self.close()
             raise own_error(error) from None
         self._policy_version_id = policy.policy_version_id
+
+    def _send(self, policy: PolicyRef) -> list[tuple[str, str | None]] | None:
+        """Have the policy sent to every replica; what each answers. None: it has to be read from the files."""
+        if self._cluster.config.weight_transfer == "files" or not self._replicas:
+            return None
+        sender = self._sender(policy.policy_version_id)
+        if sender is None:
+            return None
+        wait = partial(ray.get, timeout=2 * PATIENCE.total_seconds())
+        try:
+            if self._group != (sender, *self._replicas):
+                self._group = ()
+                each = self._config.tensor_parallel_size
+                size = 1 + each * len(self._replicas)
+                address, port = wait(sender.send.remote("offer"))
+                members = [Member(address, port, 1 + each * number, size) for number in range(len(self._replicas))]
+                joining = [sender.send.remote("join", size)]
+                joining += [r.join_weight_group.remote(m) for r, m in zip(self._replicas, members, strict=True)]
+                wait(joining)
+                self._group = (sender, *self._replicas)
+            expected = ray.put(headers(policy.checkpoint))
+            receiving = [r.receive_policy.remote(policy.policy_version_id, expected) for r in self._replicas]
+            answers: list[tuple[str, str | None]] = wait([*receiving, sender.send.remote("send", policy.checkpoint)])[
+                :-1
+            ]
+        except (RayError, TimeoutError) as error:
+            self._group = ()
+            current_reporter().note(
+                f"policy {policy.policy_version_id} could not be sent to the sampler's replicas, which read its files instead: "
+                f"{first_line(error)}"
+            )
+            return None
+        return answers
 
     def _take(self, policy: PolicyRef, answers: Sequence[tuple[str, str | None]]) -> None:
         """See that all replicas are of one kind and hold the policy."""
@@ -115,7 +181,8 @@ class RaySampler:
     def _start(self, number: int) -> Any:
         options = self._cluster.sampler_options(number)
         remote: Any = ray.remote(Replica).options(**options)
-        return remote.remote(self._config, self._dtype, self._cluster.config.sleep)
+        config = self._cluster.config
+        return remote.remote(self._config, self._dtype, config.sleep, config.weight_transfer == "direct")
 
     def _restart(self, number: int, error: RayActorError) -> tuple[str, str | None]:
         """A new replica in place of one that died, with the policy; what it answers to `load_policy`."""
@@ -218,6 +285,7 @@ class RaySampler:
             for replica in self._replicas:
                 ray.kill(replica)
         self._replicas = []
+        self._group = ()
 
 
 def deal(requests: Sequence[SampleRequest], n_replicas: int) -> list[list[int]]:

@@ -25,6 +25,7 @@ from tapo_core.engines.protocols import (
 )
 from tapo_core.engines.ray_cluster import RayCluster
 from tapo_core.engines.ray_sampler import own_error
+from tapo_core.engines.weight_transfer import Sender
 from tapo_core.files import publish_folder
 
 import_openrlhf()  # before its parts: it needs our shims
@@ -39,6 +40,7 @@ class Rank(BaseDistributedActor):
         prepare_environment(vllm=False)
         super().__init__(world_size, rank, master_addr, master_port)
         self._engine: Any = None
+        self._sender = Sender(ray.util.get_node_ip_address())
 
     def make(self, engine: Callable[[], Any]) -> None:
         """Make the engine."""
@@ -47,6 +49,10 @@ class Rank(BaseDistributedActor):
     def call(self, method: str, *arguments: Any) -> Any:
         """What a method of the engine answers."""
         return getattr(self._engine, method)(*arguments)
+
+    def send(self, method: str, *arguments: Any) -> Any:
+        """What a method of this rank's `Sender` answers."""
+        return getattr(self._sender, method)(*arguments)
 
     def process_id(self) -> int:
         """Of the process, on its machine."""
@@ -80,6 +86,11 @@ class Ranks:
     def started(self) -> bool:
         """Whether the ranks are there."""
         return self._group is not None
+
+    @property
+    def first(self) -> Any:
+        """The actor of rank 0; None where none is started."""
+        return None if self._group is None else self._group._actor_handlers[0]
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
         """What every rank answers, in their order.
@@ -141,6 +152,11 @@ class RayTrainer:
     def policy_version_id(self) -> str | None:
         """The policy version the weights equal."""
         return self._policy_version_id
+
+    @property
+    def first_rank(self) -> Any:
+        """The actor of rank 0, which can send a published policy (`Rank.send`); None where none is started."""
+        return self._ranks.first
 
     @property
     def process_ids(self) -> list[int]:

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tapo_core.config import SftConfig, TapoConfig
 from tapo_core.config_update import UpdateConfig
@@ -12,6 +12,7 @@ from tapo_core.engines.streaming import make_sampler
 
 if TYPE_CHECKING:
     from tapo_core.engines.ray_cluster import RayCluster
+    from tapo_core.engines.ray_trainer import RayTrainer
 
 
 class Runtime:
@@ -22,6 +23,7 @@ class Runtime:
         self._config = config
         self._reference = reference.absolute()
         self._cluster: RayCluster | None = None
+        self._ray_trainer: RayTrainer | None = None
 
     @property
     def _on_ray(self) -> "RayCluster | None":
@@ -44,7 +46,12 @@ class Runtime:
             return make_sampler(config.sampler, config.model.dtype, config.cluster.sleep)
         from tapo_core.engines.ray_sampler import RaySampler
 
-        return RaySampler(self._on_ray, config.sampler, config.model.dtype)
+        return RaySampler(self._on_ray, config.sampler, config.model.dtype, self._sender)
+
+    def _sender(self, policy_version_id: str) -> Any:
+        """The actor that can send a policy to replicas: the trainer's first rank, if it holds that policy; else None."""
+        trainer = self._ray_trainer
+        return trainer.first_rank if trainer is not None and trainer.policy_version_id == policy_version_id else None
 
     def trainer(self, update: UpdateConfig) -> PolicyTrainer:
         """A new trainer. `update`: [update], or what became of it when memory did not suffice."""
@@ -65,7 +72,8 @@ class Runtime:
             return make()
         from tapo_core.engines.ray_trainer import RayTrainer
 
-        return RayTrainer(self._on_ray, make)
+        self._ray_trainer = RayTrainer(self._on_ray, make)
+        return self._ray_trainer
 
     def fine_tuner(self, sft: SftConfig) -> FineTuner:
         """A new engine for supervised fine-tuning. `sft`: like `update` of the trainer."""

@@ -47,10 +47,10 @@ class StreamingSampler(ABC):
         return [self.sample(requests)]
 
 
-def make_sampler(config: SamplerConfig, dtype: str, sleeps: bool) -> StreamingSampler:
+def make_sampler(config: SamplerConfig, dtype: str, sleeps: bool, receives: bool = False) -> StreamingSampler:
     """The sampler that a configuration names, with its engine in this process, not started yet.
 
-    `sleeps`: whether `sleep` will be called.
+    `sleeps`: whether `sleep` will be called. `receives`: whether policies will be sent to it; vLLM alone can.
     """
     if config.engine == "hf":
         from tapo_core.engines.hf import HfSampler
@@ -58,4 +58,4 @@ def make_sampler(config: SamplerConfig, dtype: str, sleeps: bool) -> StreamingSa
         return HfSampler(config, dtype)
     from tapo_core.engines.vllm_sampler import VllmSampler
 
-    return VllmSampler(config, dtype, sleeps)
+    return VllmSampler(config, dtype, sleeps, receives)

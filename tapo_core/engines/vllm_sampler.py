@@ -16,6 +16,7 @@ from tapo_core.config import SamplerConfig
 from tapo_core.engines.environment import has_gpu, prepare_environment
 from tapo_core.engines.protocols import PolicyRef, Sample, SampleRequest
 from tapo_core.engines.streaming import StreamingSampler
+from tapo_core.engines.weight_transfer import Member, Receiver, TensorHeader
 from tapo_core.errors import TransientError
 from tapo_core.records import FinishReason
 
@@ -54,9 +55,12 @@ def _drop_cache(worker: Any) -> None:
 class VllmSampler(StreamingSampler):
     """`Sampler` over one in-process vLLM engine (see `engines.protocols.Sampler`)."""
 
-    def __init__(self, config: SamplerConfig, dtype: str, sleeps: bool = False) -> None:
-        """`sleeps`: whether `sleep` will be called. vLLM on a GPU has to know before it starts."""
+    def __init__(self, config: SamplerConfig, dtype: str, sleeps: bool = False, receives: bool = False) -> None:
+        """`sleeps`: whether `sleep` will be called; vLLM on a GPU has to know before it starts. `receives`: likewise
+        `receive_policy`.
+        """
         self._sleeps = sleeps
+        self._receives = receives
         self.name = _vllm_version()
         self._config = config
         self._dtype = dtype
@@ -89,9 +93,28 @@ class VllmSampler(StreamingSampler):
             raise TransientError(f"vLLM could not take policy {policy.policy_version_id}: {error}") from error
         self._policy_version_id = policy.policy_version_id
 
+    def join_weight_group(self, member: Member) -> None:
+        """Join the group in which policies are sent (see `weight_transfer`), as the members from `member.number` on."""
+        self._running().collective_rpc("join_weight_group", args=(member,))
+
+    def receive_policy(self, policy_version_id: str, expected: Sequence[TensorHeader]) -> None:
+        """Take a policy's weights as they are sent to the group."""
+        self._policy_version_id = None
+        engine = self._running()
+        engine.collective_rpc("receive_weights", args=(list(expected),))
+        engine.reset_prefix_cache()
+        self._policy_version_id = policy_version_id
+
+    def _running(self) -> "LLM":
+        if self._engine is None:
+            raise RuntimeError("load_policy comes before weights are received")
+        return self._engine
+
     def _start(self, model: str) -> "LLM":
         prepare_environment()
         options: dict[str, Any] = {}
+        if self._receives:
+            options |= {"worker_extension_cls": f"{Receiver.__module__}.{Receiver.__qualname__}"}
         if has_gpu():
             options |= {
                 "gpu_memory_utilization": self._config.gpu_memory_utilization,

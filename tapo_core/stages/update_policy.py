@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from tapo_core.advantages import Normalised, Rewarded, decoupled_advantages
+from tapo_core.correction import tokens_within
 from tapo_core.engines.openrlhf_trainer import drop_optimizer_states
 from tapo_core.engines.protocols import TokenScores, TrainingTrajectory
 from tapo_core.ids import deterministic_id, tree_digest
@@ -111,14 +112,28 @@ def batch_members(session: Session, iteration: int) -> list[Member]:
     corrections = sorted(session.load(Correction, iteration), key=lambda c: place[c.wrong_rollout_id])
     subjects = [(r.rollout_id, r.query_id) for r in rollouts if r.query_id not in redacted]
     original = _rewarded(subjects, selected, rewards)
-    prefixes = {c.correction_id: c.prefix_token_end or 0 for c in corrections}
     subjects = [(c.correction_id, c.query_id) for c in corrections if c.query_id not in redacted]
     constructed = _rewarded(subjects, selected, rewards)
     normalised = decoupled_advantages(original, constructed, session.config.advantage)
-    trained = session.config.update.train_prefix
-    return [
-        Member(item, tokens[item.subject_id], 0 if trained else prefixes.get(item.subject_id, 0)) for item in normalised
-    ]
+    by_id = {correction.correction_id: correction for correction in corrections}
+    members = []
+    for item in normalised:
+        own, correction = tokens[item.subject_id], by_id.get(item.subject_id)
+        members.append(Member(item, own, 0 if correction is None else _untrained(session, correction, own)))
+    return members
+
+
+def _untrained(session: Session, correction: Correction, tokens: RolloutTokens) -> int:
+    """Leading tokens of a constructed trajectory that have no loss, as update.train_prefix and train_diagnosis say."""
+    update = session.config.update
+    if update.train_prefix:
+        return 0
+    prefix = correction.prefix_token_end or 0
+    text, rest = correction.constructed_text, correction.correction
+    if update.train_diagnosis or text is None or rest is None:
+        return prefix
+    # The diagnosis ends where the correction begins, which is all that follows it.
+    return max(prefix, tokens_within(tokens.token_ids_T, len(text) - len(rest), session.chat.decode))
 
 
 def _rewarded(

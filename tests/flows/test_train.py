@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from flows.evaluate import evaluate_policy
 from flows.train import train
+from tapo_core.chat import Chat
 from tapo_core.comparison import PolicyAt, compare_policies, differing_settings
 from tapo_core.config import TapoConfig
 from tapo_core.errors import ConfigError, UserError
@@ -253,12 +254,13 @@ ABLATIONS = {
     "no_ots": "token_weight.enabled=false",
     "no_cold_start": "nano.construction_share=0.0",
     "prefix_masked": "update.train_prefix=false",
+    "correction_only": "update.train_prefix=false;update.train_diagnosis=false",
 }
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_every_ablation_is_one_key(configure: Configure, name: str) -> None:
-    config = configure(name, ABLATIONS[name])
+def test_every_ablation_is_a_setting(configure: Configure, name: str) -> None:
+    config = configure(name, *ABLATIONS[name].split(";"))
     train(config)
     folder = config.run_folder
     corrections = {c.correction_id: c for c in load(folder, Correction)}
@@ -291,6 +293,12 @@ def test_every_ablation_is_one_key(configure: Configure, name: str) -> None:
         assert {c.prompt_version for c in parsed} == {"full_reconstruction_short_v1"}
     elif name == "no_ots":
         assert {weight for row in weights for weight in row.weights_T} == {1.0}
+    elif name == "correction_only":
+        chat = Chat(config.run_folder / "policies" / "000000" / "hf", {})
+        for row in weights:
+            begin = next(index for index, weight in enumerate(row.weights_T) if weight > 0.0)
+            learnt = chat.decode(tokens[row.subject_id].token_ids_T[begin:])
+            assert learnt == corrections[row.subject_id].correction
     else:
         ends = {row.subject_id: corrections[row.subject_id].prefix_token_end for row in weights}
         assert all(ends.values())
