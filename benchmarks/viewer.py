@@ -169,10 +169,8 @@ def main() -> None:
         run_folder = make_run(folder, options.rollouts, options.tokens)
         print(f"{'seconds to first byte':32s} {'first':>8s} {'median':>8s} {'longest':>8s} {'CPU':>8s}")
         for timed in measure(folder, run_folder, options.times):
-            print(
-                f"{timed.page:32s} {timed.first:8.3f} {timed.median:8.3f} {max(timed.others):8.3f} {statistics.median(timed.cpu):8.3f}",
-                flush=True,
-            )
+            figures = (timed.first, timed.median, max(timed.others), statistics.median(timed.cpu))
+            print(f"{timed.page:32s} " + " ".join(f"{figure:8.3f}" for figure in figures), flush=True)
 
 
 if __name__ == "__main__":
