@@ -4,7 +4,8 @@
 
 Commits the stages of a run through `StoreWriter` (a quarter of an hour and more for a million rollouts; a FOLDER that has the run
 already is used as it is), serves it as `tapo view` does, and asks for each page over HTTP: once when nothing is open yet, then
-several times, for another iteration or trajectory each time. Prints the first time, the median and the longest of the others.
+several times, for another iteration or trajectory each time. Prints the first time, the median and the longest of the others, and
+the median of their CPU seconds (of all threads, to the end of the page), which other work on the machine moves less.
 """
 
 import argparse
@@ -40,6 +41,7 @@ class Timed:
     page: str
     first: float
     others: tuple[float, ...]
+    cpu: tuple[float, ...]  #: CPU seconds of those after the first
 
     @property
     def median(self) -> float:
@@ -127,19 +129,20 @@ def serving(folder: Path) -> Iterator[int]:
         thread.join()
 
 
-def seconds_to_first_byte(port: int, address: str) -> float:
-    """From the request to the first byte of the page itself."""
+def seconds_to_first_byte(port: int, address: str) -> tuple[float, float]:
+    """From the request to the first byte of the page itself, and the CPU seconds of the whole page."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     connection.request("GET", address)
     answer = connection.getresponse()
     answer.read(1)
     seconds = time.perf_counter() - began
     rest = answer.read()
+    cpu = time.process_time() - cpu
     connection.close()
     if answer.status != 200:
         raise RuntimeError(f"{address}: {answer.status} {rest[-400:]!r}")
-    return seconds
+    return seconds, cpu
 
 
 def measure(folder: Path, run_folder: Path, times: int) -> list[Timed]:
@@ -148,8 +151,8 @@ def measure(folder: Path, run_folder: Path, times: int) -> list[Timed]:
     with serving(folder) as port:
         found = []
         for name, pages in asked.items():
-            seconds = [seconds_to_first_byte(port, address) for address in pages]
-            found.append(Timed(name, seconds[0], tuple(seconds[1:])))
+            seconds, cpu = zip(*(seconds_to_first_byte(port, address) for address in pages), strict=True)
+            found.append(Timed(name, seconds[0], seconds[1:], cpu[1:]))
     return found
 
 
@@ -164,9 +167,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         run_folder = make_run(folder, options.rollouts, options.tokens)
-        print(f"{'seconds to first byte':32s} {'first':>8s} {'median':>8s} {'longest':>8s}")
+        print(f"{'seconds to first byte':32s} {'first':>8s} {'median':>8s} {'longest':>8s} {'CPU':>8s}")
         for timed in measure(folder, run_folder, options.times):
-            print(f"{timed.page:32s} {timed.first:8.3f} {timed.median:8.3f} {max(timed.others):8.3f}", flush=True)
+            figures = (timed.first, timed.median, max(timed.others), statistics.median(timed.cpu))
+            print(f"{timed.page:32s} " + " ".join(f"{figure:8.3f}" for figure in figures), flush=True)
 
 
 if __name__ == "__main__":
