@@ -12,16 +12,17 @@ ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "configs" / "studies" / "smoke.toml"
 
 
-def study(cwd: Path, cache: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def study(cwd: Path, cache: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "PREFECT_API_URL": PREFECT_API_URL.value() or "",
         "TAPO_CACHE": str(cache),
     }
-    command = [sys.executable, "-m", "tapo_core", "study", str(FILE), *options]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    command = [sys.executable, "-m", "tapo_core", "study", str(FILE)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=1000, check=False)
 
 
+@pytest.mark.timeout(1200)  # a minute, but for a machine that does much else
 @pytest.mark.usefixtures("prefect_server")
 def test_a_study_from_its_file_to_its_tables(tmp_path: Path, nano_cache: Path) -> None:
     made = study(tmp_path, nano_cache)
@@ -39,6 +40,4 @@ def test_a_study_from_its_file_to_its_tables(tmp_path: Path, nano_cache: Path) -
     assert again.returncode == 0, again.stderr
     assert "done in" not in again.stdout
     assert [file.read_bytes() for file in stores] == ledgers
-    reported = study(tmp_path, nano_cache, "--report")
-    assert reported.returncode == 0, reported.stderr
     assert (folder / "results.md").read_text() == page
