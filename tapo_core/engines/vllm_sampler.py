@@ -98,12 +98,23 @@ class VllmSampler(StreamingSampler):
         self._running().collective_rpc("join_weight_group", args=(member,))
 
     def receive_policy(self, policy_version_id: str, expected: Sequence[TensorHeader]) -> None:
-        """Take a policy's weights as they are sent to the group."""
+        """Take a policy's weights as they are sent to the group.
+
+        Raises:
+            TransientError: they did not come. The engine is closed, and `load_policy` starts another one: vLLM, cut off within a
+                layer, would take what has come for a part of the next policy.
+        """
         self._policy_version_id = None
-        engine = self._running()
-        engine.collective_rpc("receive_weights", args=(list(expected),))
-        engine.reset_prefix_cache()
-        self._policy_version_id = policy_version_id
+        try:
+            self._running().collective_rpc("receive_weights", args=(list(expected),))
+            self._running().reset_prefix_cache()
+        except RuntimeError as error:
+            reason = str(error)
+        else:
+            self._policy_version_id = policy_version_id
+            return
+        self.close()  # here, where no traceback keeps the engine
+        raise TransientError(f"vLLM could not receive policy {policy_version_id}: {reason}")
 
     def _running(self) -> "LLM":
         if self._engine is None:
