@@ -177,10 +177,13 @@ class Receiver:
         self._weight_group = WeightGroup(Member(member.address, member.port, number, member.size))
 
     def receive_weights(self, expected: Sequence[TensorHeader]) -> None:
-        """Take a checkpoint's tensors into the model as they come, by the same way as from files."""
+        """Take a checkpoint's tensors into the model as they come, by the same way as from files. A group in which that failed
+        is left.
+        """
         import torch
 
         group = self._weight_group
+        del self._weight_group
 
         def arriving() -> Iterator[tuple[str, torch.Tensor]]:
             for header in expected:
@@ -192,3 +195,4 @@ class Receiver:
         self.reload_weights(weights_iterator=arriving())  # type: ignore[attr-defined]
         if group.device.type == "cuda":
             torch.cuda.synchronize()
+        self._weight_group = group
