@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -91,9 +90,8 @@ class RaySampler:
         self._probed: tuple[Sequence[SampleRequest], list[Sample]] | None = None
         self._restarts_left = 0
         self._sender = sender
-        self._group: tuple[
-            Any, ...
-        ] = ()  # who is in the group in which weights are sent: the sender, and every replica
+        # Who is in the group in which weights are sent: the sender, and every replica.
+        self._group: tuple[Any, ...] = ()
 
     @property
     def policy_version_id(self) -> str | None:
@@ -140,31 +138,36 @@ class RaySampler:
         sender = self._sender(policy.policy_version_id)
         if sender is None:
             return None
-        wait = partial(ray.get, timeout=2 * PATIENCE.total_seconds())
+        expected = headers(policy.checkpoint)
         try:
             if self._group != (sender, *self._replicas):
-                self._group = ()
-                each = self._config.tensor_parallel_size
-                size = 1 + each * len(self._replicas)
-                address, port = wait(sender.send.remote("offer"))
-                members = [Member(address, port, 1 + each * number, size) for number in range(len(self._replicas))]
-                joining = [sender.send.remote("join", size)]
-                joining += [r.join_weight_group.remote(m) for r, m in zip(self._replicas, members, strict=True)]
-                wait(joining)
-                self._group = (sender, *self._replicas)
-            expected = ray.put(headers(policy.checkpoint))
-            receiving = [r.receive_policy.remote(policy.policy_version_id, expected) for r in self._replicas]
-            answers: list[tuple[str, str | None]] = wait([*receiving, sender.send.remote("send", policy.checkpoint)])[
-                :-1
-            ]
-        except (RayError, TimeoutError) as error:
+                self._make_group(sender)
+            shared = ray.put(expected)
+            calls = [r.receive_policy.remote(policy.policy_version_id, shared) for r in self._replicas]
+            calls.append(sender.send.remote("send", policy.checkpoint))
+            # As long as a transfer can take: every member waits for every tensor with this patience.
+            *answers, _ = ray.get(calls, timeout=PATIENCE.total_seconds() * (1 + len(expected)))
+        except RayError as error:
             self._group = ()
             current_reporter().note(
                 f"policy {policy.policy_version_id} could not be sent to the sampler's replicas, which read its files instead: "
-                f"{first_line(error)}"
+                f"{first_line(own_error(error))}"
             )
             return None
         return answers
+
+    def _make_group(self, sender: Any) -> None:
+        """Have the sender and every replica's workers join a group."""
+        self._group = ()
+        patience = 2 * PATIENCE.total_seconds()  # a member may have to give up another transfer first
+        each = self._config.tensor_parallel_size
+        size = 1 + each * len(self._replicas)
+        address, port = ray.get(sender.send.remote("offer"), timeout=patience)
+        joining = [sender.send.remote("join", size)]
+        for number, replica in enumerate(self._replicas):
+            joining.append(replica.join_weight_group.remote(Member(address, port, 1 + each * number, size)))
+        ray.get(joining, timeout=patience)
+        self._group = (sender, *self._replicas)
 
     def _take(self, policy: PolicyRef, answers: Sequence[tuple[str, str | None]]) -> None:
         """See that all replicas are of one kind and hold the policy."""

@@ -52,6 +52,17 @@ def _drop_cache(worker: Any) -> None:
         layer.kv_cache = None
 
 
+def _end_reload(worker: Any) -> None:
+    """Give a worker's model its tensors back after a reload that broke off. vLLM leaves layers without any, some of which engines
+    that are started later in the process share (those of the positions), and takes what came for a part of the next reload.
+    """
+    from vllm.config import set_current_vllm_config
+    from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+    with set_current_vllm_config(worker.vllm_config):
+        finalize_layerwise_reload(worker.model_runner.get_model(), worker.model_config)
+
+
 class VllmSampler(StreamingSampler):
     """`Sampler` over one in-process vLLM engine (see `engines.protocols.Sampler`)."""
 
@@ -83,7 +94,7 @@ class VllmSampler(StreamingSampler):
             else:
                 if self._asleep:
                     self._engine.wake_up(tags=["weights"])
-                self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(policy.checkpoint)})
+                self._reload("reload_weights", weights_path=str(policy.checkpoint))
                 if self._asleep:
                     self._engine.wake_up(tags=["kv_cache"])
                 self._engine.reset_prefix_cache()
@@ -100,10 +111,17 @@ class VllmSampler(StreamingSampler):
     def receive_policy(self, policy_version_id: str, expected: Sequence[TensorHeader]) -> None:
         """Take a policy's weights as they are sent to the group."""
         self._policy_version_id = None
-        engine = self._running()
-        engine.collective_rpc("receive_weights", args=(list(expected),))
-        engine.reset_prefix_cache()
+        self._reload("receive_weights", expected=list(expected))
+        self._running().reset_prefix_cache()
         self._policy_version_id = policy_version_id
+
+    def _reload(self, method: str, **arguments: Any) -> None:
+        """Have every worker take new weights; one that could not has a whole model all the same, of no policy."""
+        try:
+            self._running().collective_rpc(method, kwargs=arguments)
+        except Exception:
+            self._running().collective_rpc(_end_reload)
+            raise
 
     def _running(self) -> "LLM":
         if self._engine is None:

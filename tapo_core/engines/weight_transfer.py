@@ -160,10 +160,12 @@ class Sender:
         self._listener = None
 
     def send(self, checkpoint: Path) -> None:
-        """Send a checkpoint's tensors in the order of `headers`."""
-        assert self._group is not None, "join comes first"
+        """Send a checkpoint's tensors in the order of `headers`. A group in which that failed is left."""
+        group, self._group = self._group, None
+        assert group is not None, "join comes first"
         for tensor in tensors(checkpoint):
-            self._group.broadcast(tensor.to(self._group.device).contiguous())
+            group.broadcast(tensor.to(group.device).contiguous())
+        self._group = group  # else it ends here, and members that wait for a tensor learn of it at once
 
 
 class Receiver:
@@ -175,10 +177,13 @@ class Receiver:
         self._weight_group = WeightGroup(Member(member.address, member.port, number, member.size))
 
     def receive_weights(self, expected: Sequence[TensorHeader]) -> None:
-        """Take a checkpoint's tensors into the model, as they come."""
+        """Take a checkpoint's tensors into the model as they come, by the same way as from files. A group in which that failed
+        is left.
+        """
         import torch
 
         group = self._weight_group
+        del self._weight_group
 
         def arriving() -> Iterator[tuple[str, torch.Tensor]]:
             for header in expected:
@@ -186,7 +191,8 @@ class Receiver:
                 group.broadcast(tensor)
                 yield header.name, tensor
 
-        # In one call: vLLM sees to it that tied weights come with what they are tied to.
-        self.model_runner.model.load_weights(arriving())  # type: ignore[attr-defined]
+        # Not the model's own load_weights: some layers hold weights in another form than checkpoints do.
+        self.reload_weights(weights_iterator=arriving())  # type: ignore[attr-defined]
         if group.device.type == "cuda":
             torch.cuda.synchronize()
+        self._weight_group = group

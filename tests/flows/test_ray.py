@@ -1,5 +1,6 @@
 """The engines on a Ray without GPUs: several of each do what one does, and survive the death of any of them."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -106,17 +107,17 @@ class Notes(StopAt):
         self.notes.append(text)
 
 
-def kill_a_busy_rank() -> None:
-    """Ray calls a process after the method it is in."""
+def wait_for(busy: str) -> psutil.Process:
+    """A process of Ray's that is in this method; Ray calls a process after that."""
     while True:
         for process in psutil.Process().children(recursive=True):
-            try:
-                busy = "ray::Rank.call" in " ".join(process.cmdline())
-            except psutil.Error:
-                continue
-            if busy:
-                process.kill()
-                return
+            with contextlib.suppress(psutil.Error):
+                if f"ray::{busy}" in " ".join(process.cmdline()):
+                    return process
+
+
+def kill_a_busy_rank() -> None:
+    wait_for("Rank.call").kill()
 
 
 def trainer_of(config: UpdateConfig, checkpoint: Path) -> Callable[[], OpenRlhfTrainer]:

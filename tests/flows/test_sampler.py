@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+from safetensors import SafetensorError
+
 from tapo_core.assets import resolve_assets
 from tapo_core.config import SamplerConfig
+from tapo_core.engines.hf import load_model
 from tapo_core.engines.protocols import PolicyRef, SampleRequest
 from tapo_core.engines.vllm_sampler import VllmSampler
 from tests.flows.conftest import Configure
@@ -28,3 +32,22 @@ def test_a_closed_engine_frees_its_cache_and_starts_again(configure: Configure) 
         assert held - resident_gib() > 1.5
         assert sampler.policy_version_id is None
     assert samples[0] == samples[1]
+
+
+def test_a_reload_that_breaks_off_spoils_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    load_model(checkpoint, "float32", "cpu").save_pretrained(tmp_path, max_shard_size="100KB")
+    *_, last = sorted(tmp_path.glob("*.safetensors"))
+    last.write_bytes(last.read_bytes()[:-100])
+    policy, request = PolicyRef("p", checkpoint), SampleRequest([1, 5, 6, 7], 3, 8, temperature=1.0, top_p=1.0)
+    sampler = VllmSampler(SamplerConfig(), "float32")
+    sampler.load_policy(policy)
+    expected = sampler.sample([request])
+    for closed in (False, True):
+        with pytest.raises(SafetensorError):
+            sampler.load_policy(PolicyRef("broken", tmp_path))
+        assert sampler.policy_version_id is None
+        if closed:  # the next engine of this process shares layers with it
+            sampler.close()
+        sampler.load_policy(policy)
+        assert sampler.sample([request]) == expected
+    sampler.close()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +21,10 @@ from tapo_core.engines.ray_trainer import RayTrainer
 from tapo_core.engines.vllm_sampler import VllmSampler
 from tapo_core.engines.weight_transfer import TensorHeader, headers, tensors
 from tapo_core.errors import ConfigError, IntegrityError
+from tapo_core.nano.config import NanoConfig
+from tapo_core.nano.model import build_model
 from tapo_core.progress import reporting
-from tests.flows.test_ray import Notes, made_up_requests, trainer_of
+from tests.flows.test_ray import Notes, made_up_requests, trainer_of, wait_for
 from tests.flows.test_update_step import made_up_trajectories
 
 DIRECT = ClusterConfig(runtime="ray", sampler_replicas=2, placement="disjoint", weight_transfer="direct")
@@ -57,6 +60,13 @@ def test_replicas_take_what_the_trainer_sends(cluster: RayCluster, checkpoint: P
         trainer.publish(tmp_path / name, name)
         return PolicyRef(name, tmp_path / name / "hf")
 
+    def assert_reads(policy: PolicyRef) -> None:
+        """Every replica samples what an engine does that read the files."""
+        alone.load_policy(policy)
+        expected = alone.sample(requests)
+        for found in sampler.sample_on_each(requests):
+            assert_same(found, expected)
+
     sampler.load_policy(PolicyRef("p0", checkpoint))
     assert sampler._group == (), "no replica was there to send to: they read the files"
     seen = [sampler.sample(requests)]
@@ -67,28 +77,46 @@ def test_replicas_take_what_the_trainer_sends(cluster: RayCluster, checkpoint: P
             assert len(sampler._group) == 3
             assert before in ((), sampler._group), "the group is made once"
             assert sampler.policy_version_id == name
-            alone.load_policy(policy)
-            for found in sampler.sample_on_each(requests):
-                assert_same(found, alone.sample(requests))
+            assert_reads(policy)
             seen.append(sampler.sample(requests))
     assert listener.notes == []
     texts = [[s.token_ids_T for s in samples] for samples in seen]
     assert texts[0] != texts[1] != texts[2], "each policy samples otherwise"
 
-    # A replica that is dead cannot be sent to: it is started again, and all read the files.
-    policy, victim = updated("p3"), sampler.process_ids[0]
-    os.kill(victim, signal.SIGKILL)
+    # A replica dies while it is sent to: it is started again, and all read the files.
+    policy, (victim, other) = updated("p3"), sampler.process_ids
+    os.kill(victim, signal.SIGSTOP)  # so that the transfer cannot end before
+
+    def kill_the_victim() -> None:
+        wait_for("Rank.send")
+        os.kill(victim, signal.SIGKILL)
+
+    threading.Thread(target=kill_the_victim, daemon=True).start()
     with reporting(listener):
         sampler.load_policy(policy)
-    assert "p3 could not be sent" in listener.notes[0]
-    assert any("replica 0 of the sampler died and is started again" in note for note in listener.notes[1:])
+    told = listener.notes
+    assert len(told) == 2
+    assert "p3 could not be sent" in told[0]
+    assert "replica 0 of the sampler died and is started again" in told[1]
     assert sampler._group == ()
     assert victim not in sampler.process_ids
-    alone.load_policy(policy)
-    for found in sampler.sample_on_each(requests):
-        assert_same(found, alone.sample(requests))
-    sampler.load_policy(updated("p4"))
+    assert sampler.process_ids[1] == other
+    assert_reads(policy)
+    policy = updated("p4")
+    with reporting(listener):
+        sampler.load_policy(policy)
+    assert len(told) == 2, "sent again"
     assert len(sampler._group) == 3, "a new group, with the new replica"
+    assert_reads(policy)
+
+    # The rank dies that is to send.
+    policy = updated("p5")
+    os.kill(trainer.process_ids[0], signal.SIGKILL)
+    with reporting(listener):
+        sampler.load_policy(policy)
+    assert len(told) == 3
+    assert "p5 could not be sent" in told[2]
+    assert_reads(policy)
     for engine in (alone, sampler, trainer):
         engine.close()
 
@@ -109,6 +137,19 @@ def test_headers_say_what_is_sent(tmp_path: Path) -> None:
         headers(tmp_path)
     with pytest.raises(IntegrityError, match="no safetensors file"):
         headers(tmp_path / "nothing")
+
+
+def test_tied_weights_are_sent_once_from_all_shards(tmp_path: Path) -> None:
+    model = build_model(NanoConfig(n_layers=2, hidden_size=64, ffn_size=64), seed=3)
+    assert model.config.tie_word_embeddings
+    model.save_pretrained(tmp_path, max_shard_size="100KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    sent = dict(zip([header.name for header in headers(tmp_path)], tensors(tmp_path), strict=True))
+    own = dict(model.named_parameters())
+    assert sent.keys() == own.keys()
+    assert "lm_head.weight" not in sent
+    for name, tensor in sent.items():
+        assert torch.equal(tensor, own[name])
 
 
 @pytest.mark.parametrize(
