@@ -294,7 +294,7 @@ def test_every_ablation_is_a_setting(configure: Configure, name: str) -> None:
     elif name == "no_ots":
         assert {weight for row in weights for weight in row.weights_T} == {1.0}
     elif name == "correction_only":
-        chat = Chat(config.run_folder / "policies" / "000000" / "hf", {})
+        chat = Chat(config.run_folder / "policies" / "000001" / "hf", {})
         for row in weights:
             begin = next(index for index, weight in enumerate(row.weights_T) if weight > 0.0)
             learnt = chat.decode(tokens[row.subject_id].token_ids_T[begin:])
