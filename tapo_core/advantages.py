@@ -9,7 +9,8 @@ OpenRLHF's group normalisation, and at least `std_floor`. A group without varian
 
 What G_ref is, is unstated in the paper; `constructed_scope` says it: the query's constructions, the batch's, or, for
 "original", the mean and std of the query's original group. "merged" is the ablation that shows the contamination: one group
-for both kinds of a query's trajectories, so that good constructions lower the advantages of the originals.
+for both kinds of a query's trajectories, so that good constructions lower the advantages of the originals. "raw" leaves the
+rewards as they are (mean 0, std 1, each a group of its own).
 """
 
 import math
@@ -77,6 +78,21 @@ def decoupled_advantages(
         name = "merged" if scope == "merged" else "query"
         result.append(_normalise(item, AdvantageGroup.ORIGINAL, name, size, mean, std, config))
     for item in constructed:
+        if scope == "raw":
+            result.append(
+                Normalised(
+                    item.subject_id,
+                    item.query_id,
+                    AdvantageGroup.CONSTRUCTED,
+                    scope,
+                    1,
+                    item.reward,
+                    0.0,
+                    1.0,
+                    item.reward,
+                )
+            )
+            continue
         if scope == "batch":
             mean, std, size = *whole, len(constructed)
         elif scope == "original":

@@ -189,9 +189,10 @@ class FilterConfig(Section):
 class AdvantageConfig(Section):
     """Decoupled advantage estimation (DAE)."""
 
-    constructed_scope: Literal["query", "batch", "original", "merged"] = "batch"
+    constructed_scope: Literal["query", "batch", "original", "merged", "raw"] = "batch"
     """What constructed rewards are normalised with: the query's constructions, all constructions of the iteration, or the
-    mean and std of the query's original group (unstated in the paper); "merged" is the ablation with one group for both."""
+    mean and std of the query's original group (unstated in the paper); "merged" is the ablation with one group for both;
+    "raw" normalises nothing: the advantage is the reward, 1 or 0."""
     std_floor: Annotated[float, Field(ge=0.0)] = 0.0
     """The std is at least this; keeps a rare failure from dominating a nearly constant group."""
     eps: Annotated[float, Field(ge=0.0)] = 1e-6

@@ -25,6 +25,11 @@ class UpdateConfig(Section):
     train_diagnosis: bool = True
     """Whether its diagnosis has a loss. false (ours; needs train_prefix = false): only the correction is learnt, given an error
     and its diagnosis, and whether to reflect at all is left to the rewards of the original group."""
+    constructed_loss: Literal["clipped", "log_likelihood"] = "clipped"
+    """What is minimised on constructed trajectories. clipped: the objective of the original group (*paper*). log_likelihood:
+    minus the sum of advantage x weight x log p, without ratio or clip; with advantage.constructed_scope = "raw",
+    filter.require_correct = true and token_weight.enabled = false that is supervised fine-tuning on the correct
+    constructions, the ablation."""
     clip_low: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     clip_high: Annotated[float, Field(gt=0.0)] = 0.2
     loss_aggregation: Literal["token", "sequence"] = "token"

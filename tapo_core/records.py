@@ -297,7 +297,7 @@ class Advantage:
     subject_kind: SubjectKind
     subject_id: str
     advantage_group: AdvantageGroup
-    scope: str  #: what was normalised together: "query", "batch", "original", "merged"
+    scope: str  #: what was normalised together: "query", "batch", "original", "merged"; "raw": nothing
     query_id: str
     group_size: int
     reward: float

@@ -84,6 +84,16 @@ ORIGINAL = {"q1": [1.0, 0.0, 0.0, 0.0], "q2": [1.0, 1.0, 0.0, 1.0]}
 CONSTRUCTED = {"q1": [1.0, 1.0, 0.0], "q2": [1.0]}
 
 
+def test_raw_constructed_rewards_are_their_advantages() -> None:
+    config = AdvantageConfig.model_validate({"constructed_scope": "raw", "std_floor": 0.7})
+    result = decoupled_advantages(rewarded("o", ORIGINAL), rewarded("c", CONSTRUCTED), config)
+    constructed = [item for item in result if item.group is AdvantageGroup.CONSTRUCTED]
+    assert [item.value for item in constructed] == [1.0, 1.0, 0.0, 1.0]
+    assert {(item.scope, item.group_size, item.mean, item.std) for item in constructed} == {("raw", 1, 0.0, 1.0)}
+    others = decoupled_advantages(rewarded("o", ORIGINAL), [], config)
+    assert [item for item in result if item.group is AdvantageGroup.ORIGINAL] == others
+
+
 @pytest.mark.parametrize("scope", ["query", "batch", "original", "merged"])
 @pytest.mark.parametrize("floor", [0.0, 0.7])
 def test_decoupled_advantages_against_plain_loops(scope: str, floor: float) -> None:

@@ -149,19 +149,22 @@ def study(
     report: Annotated[bool, typer.Option("--report", help="No runs: tables and figures from the record")] = False,
     listing: Annotated[bool, typer.Option("--list", help="No runs: show which there are and how far they are")] = False,
     only: Annotated[str | None, typer.Option(help="Only runs whose names match, such as 'chain-*-s0'")] = None,
+    missing: Annotated[bool, typer.Option("--missing", help="Only runs that are not in the record yet")] = False,
     output: Annotated[TableFormat, typer.Option("--format", help="Of --list")] = TableFormat.TABLE,
 ) -> None:
     """Make all runs of a study, or go on with them, and the tables and figures from what they stored."""
     from tapo_core.cli.study import list_runs, report_study, run_study
 
-    if report and (listing or only):
-        raise UserError("--report makes the tables of the whole record: leave out --list and --only")
+    if report and (listing or only or missing):
+        raise UserError("--report makes the tables of the whole record: leave out --list, --only and --missing")
+    if listing and missing:
+        raise UserError("--list tells of the runs' folders, not of the record: leave out --missing")
     if listing:
         list_runs(config_file, quick, only, output)
     elif report:
         report_study(config_file, quick)
     else:
-        run_study(config_file, quick, only)
+        run_study(config_file, quick, only, missing)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from tapo_core.files import make_folder
 from tapo_core.locks import take_lock
 from tapo_core.study.config import StudyConfig, load_study
 from tapo_core.study.plan import PlannedRun, matching, plan_runs
-from tapo_core.study.record import merged, read_record, write_record
+from tapo_core.study.record import Record, merged, read_record, write_record
 from tapo_core.study.report import write_report
 from tapo_core.study.runner import Failure, State, iterations_of, make_runs, minutes_of, refuse_other_settings, state_of
 
@@ -30,14 +30,20 @@ def planned(file: Path, quick: bool) -> tuple[StudyConfig, list[PlannedRun]]:
     return study, plan_runs(study, str(file), over)
 
 
-def run_study(file: Path, quick: bool, only: str | None) -> None:
+def run_study(file: Path, quick: bool, only: str | None, missing: bool) -> None:
     """Make the runs that are not done, then the record and the report.
+
+    `missing`: leave out those that are in the record already.
 
     Raises:
         StudyError: some runs failed.
     """
     study, runs = planned(file, quick)
     chosen = matching(runs, only)
+    if missing:
+        known = recorded(chosen, read_record(study.record))
+        chosen = [run for run in chosen if run.name not in known]
+        typer.echo(f"{len(known)} runs are in the record, {len(chosen)} are not")
     make_folder(study.folder)
     unlock = take_lock(study.folder / "study.lock", f"{study.folder}: another process (PID {{}}) makes this study")
     try:
@@ -46,12 +52,20 @@ def run_study(file: Path, quick: bool, only: str | None) -> None:
         _keep(study, runs)
         typer.echo(f"record: {study.record}, report: {write_report(study, runs)}")
     except KeyboardInterrupt:
+        _keep(study, runs)
         again = ["tapo", "study", str(file), *(["--quick"] if quick else []), *(["--only", only] if only else [])]
+        again += ["--missing"] if missing else []
         typer.echo(f"Interrupted. Nothing is lost; go on with: {shlex.join(again)}", err=True)
         raise
     finally:
         unlock()
     _tell_failures(failures)
+
+
+def recorded(runs: Sequence[PlannedRun], record: Record) -> set[str]:
+    """The names of the runs that a record has, with the settings and at least the length that they are to have."""
+    there = {(row["run"], row["settings_digest"]): row["iterations"] for row in record.runs}
+    return {run.name for run in runs if there.get((run.name, run.settings_digest), 0) >= run.config.run.iterations}
 
 
 def report_study(file: Path, quick: bool) -> None:

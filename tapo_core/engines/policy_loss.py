@@ -1,4 +1,6 @@
-"""OpenRLHF's `PolicyLoss` for each group: original rollouts with the off-policy correction, constructed ones without."""
+"""OpenRLHF's loss for each group: `PolicyLoss`, on original rollouts with the off-policy correction and on constructed ones
+without; or `SFTLoss` on these, for the ablation that fine-tunes on them.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +34,36 @@ def policy_losses(update: UpdateConfig, off_policy: OffPolicyConfig) -> dict[Adv
             is_correction_threshold=[off_policy.low, off_policy.high],
         )
 
-    return {AdvantageGroup.ORIGINAL: loss(off_policy.correction), AdvantageGroup.CONSTRUCTED: loss("off")}
+    constructed = _LogLikelihood(update) if update.constructed_loss == "log_likelihood" else loss("off")
+    return {AdvantageGroup.ORIGINAL: loss(off_policy.correction), AdvantageGroup.CONSTRUCTED: constructed}
+
+
+class _LogLikelihood:
+    """-A log p of each token, where A has the token's weight in it: called like `PolicyLoss`, and answers like it."""
+
+    def __init__(self, update: UpdateConfig) -> None:
+        from openrlhf.models import SFTLoss
+
+        self._loss = SFTLoss(token_level_loss=update.loss_aggregation == "token")
+
+    def __call__(
+        self,
+        log_probs: "torch.Tensor",
+        old_log_probs: "torch.Tensor",
+        advantages: "torch.Tensor",
+        action_mask: "torch.Tensor",
+        rollout_log_probs: "torch.Tensor",
+        dp_size: int,
+        **totals: float,
+    ) -> tuple[Any, ...]:
+        """Loss, share of clipped tokens (none is), KL from the sampling policy (mean of -log ratio), and PolicyLoss's two of the
+        off-policy correction, which constructed trajectories do not have. All tensors are [B, T-1].
+        """
+        from openrlhf.models.utils import masked_mean
+
+        loss = self._loss(log_probs * advantages, action_mask, dp_size=dp_size, **totals)
+        kl = masked_mean((old_log_probs - log_probs).detach(), action_mask)
+        return loss, 0.0, kl, None, None
 
 
 def n_outside(old: "torch.Tensor", sampled: "torch.Tensor", chosen: "torch.Tensor", config: OffPolicyConfig) -> float:

@@ -255,6 +255,8 @@ ABLATIONS = {
     "no_cold_start": "nano.construction_share=0.0",
     "prefix_masked": "update.train_prefix=false",
     "correction_only": "update.train_prefix=false;update.train_diagnosis=false",
+    "sft": 'advantage.constructed_scope="raw";update.constructed_loss="log_likelihood";filter.require_correct=true;'
+    "token_weight.enabled=false",
 }
 
 
@@ -292,6 +294,11 @@ def test_every_ablation_is_a_setting(configure: Configure, name: str) -> None:
         assert all(c.constructed_text == c.correction != wrong[c.wrong_rollout_id] for c in parsed)
         assert {c.prompt_version for c in parsed} == {"full_reconstruction_short_v1"}
     elif name == "no_ots":
+        assert {weight for row in weights for weight in row.weights_T} == {1.0}
+    elif name == "sft":  # the correct constructions, all alike
+        constructed = [a for a in advantages if a.advantage_group == "constructed"]
+        assert constructed
+        assert {(a.scope, a.reward, a.value) for a in constructed} == {("raw", 1.0, 1.0)}
         assert {weight for row in weights for weight in row.weights_T} == {1.0}
     elif name == "correction_only":
         chat = Chat(config.run_folder / "policies" / "000001" / "hf", {})

@@ -67,7 +67,9 @@ def reference_loss(
     weigh_anew: bool = False,
     off_policy: OffPolicyConfig | None = None,
 ) -> torch.Tensor:
-    """L_GRPO(original) + lambda * L(constructed), each token by the clipped objective times its OTS weight, plus the KL term."""
+    """L_GRPO(original) + lambda * L(constructed), each token by the clipped objective times its OTS weight, or for constructed
+    ones by its log-probability times both, plus the KL term.
+    """
     total = torch.zeros((), dtype=torch.float64)
     for group, scale in ((AdvantageGroup.ORIGINAL, 1.0), (AdvantageGroup.CONSTRUCTED, config.lambda_constructed)):
         sequences = []
@@ -88,7 +90,11 @@ def reference_loss(
                 clipped = torch.clamp(ratio, 1 - config.clip_low, 1 + config.clip_high)
                 gain = weight * trajectory.advantage
                 kl = torch.exp(reference - logprob) - 1 + logprob - reference  # k3
-                terms.append(-factor * torch.minimum(ratio * gain, clipped * gain) + config.kl_coefficient * kl)
+                if group is AdvantageGroup.CONSTRUCTED and config.constructed_loss == "log_likelihood":
+                    objective = gain * logprob
+                else:
+                    objective = factor * torch.minimum(ratio * gain, clipped * gain)
+                terms.append(-objective + config.kl_coefficient * kl)
             sequences.append(terms)
         if config.loss_aggregation == "token":
             flat = [term for terms in sequences for term in terms]
@@ -157,6 +163,7 @@ def test_the_reference_gradient_against_finite_differences(checkpoint: Path, agg
     {"epochs": 2, "minibatches": 3, "weight_decay": 0.1, "max_grad_norm": 0.05},
     {"epochs": 3, "kl_coefficient": 0.5, "lambda_constructed": 2.0},
     {"epochs": 3, "minibatches": 2, "token_weight": {"policy": "current"}},
+    {"epochs": 2, "minibatches": 2, "constructed_loss": "log_likelihood", "lambda_constructed": 0.5},
     {"epochs": 2, "off_policy": {"correction": "tis", "low": 0.8, "high": 1.2}},
     {"minibatches": 2, "loss_aggregation": "sequence", "off_policy": {"correction": "icepop", "low": 0.8, "high": 1.2}},
     {"epochs": 2, "off_policy": {"correction": "seq-mask-tis", "low": 0.9, "high": 1.1}},

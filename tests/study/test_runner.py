@@ -1,6 +1,7 @@
 """Which runs are made, and what becomes of those that fail."""
 
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -11,12 +12,13 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from tapo_core.cli.main import app
-from tapo_core.cli.study import StudyError
+from tapo_core.cli.study import StudyError, recorded
 from tapo_core.errors import ConfigError, RunLockedError, UserError
 from tapo_core.locks import take_lock
 from tapo_core.study import runner
 from tapo_core.study.config import load_study
 from tapo_core.study.plan import plan_runs
+from tapo_core.study.record import read_record
 from tapo_core.study.runner import State, iterations_of, make_runs, minutes_of, refuse_other_settings, state_of
 from tests.study.conftest import Made
 from tests.study.made_runs import STUDY, make_run, write_study
@@ -81,12 +83,35 @@ def test_report_runs_nothing_and_bad_usage_is_told(tmp_path: Path, monkeypatch: 
     assert "No run of this study is in its record yet." in (tmp_path / "runs" / "made" / "results.md").read_text()
     assert not (tmp_path / "runs" / "made" / "configs").exists()
     for options, says in (
-        (["--report", "--list"], "leave out --list and --only"),
+        (["--report", "--list"], "leave out --list, --only and --missing"),
+        (["--list", "--missing"], "leave out --missing"),
         (["--only", "nothing*"], "no run is called like that"),
     ):
         refused = study_command(file, *options)
         assert isinstance(refused.exception, UserError)
         assert says in str(refused.exception)
+
+
+def test_missing_leaves_out_what_is_in_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = write_study(tmp_path)
+    runs = plan_runs(load_study(file), str(file))
+    for run in runs:
+        make_run(run)
+    assert study_command(file).exit_code == 0
+    for run in runs:
+        shutil.rmtree(run.folder)
+    made = study_command(file, "--missing")
+    assert made.stdout.splitlines()[0] == "4 runs are in the record, 0 are not"
+    assert made.exit_code == 0
+    assert not any(run.folder.exists() for run in runs)
+    record = read_record(load_study(file).record)
+    assert len(record.runs) == 4, "the record has kept what is gone"
+    longer = write_study(tmp_path, STUDY.replace("steps_factor = 1.5", "steps_factor = 2.5"))
+    others = plan_runs(load_study(longer), str(longer))
+    assert recorded(others, record) == {run.name for run in others if run.variant == "tapo"}
+    other = write_study(tmp_path, STUDY.replace('name = "made"', 'name = "made"\nset.update.epochs = 9'))
+    assert recorded(plan_runs(load_study(other), str(other)), record) == set()
 
 
 def test_one_process_makes_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
