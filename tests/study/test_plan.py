@@ -43,7 +43,8 @@ def test_the_study_of_the_paper_has_what_it_is_to_have() -> None:
     assert by_variant["std_floor"].advantage.std_floor > 0
     sft = by_variant["sft"]
     assert (sft.update.constructed_loss, sft.advantage.constructed_scope) == ("log_likelihood", "raw")
-    assert sft.filter.require_correct and not sft.token_weight.enabled
+    assert sft.filter.require_correct
+    assert not sft.token_weight.enabled
     weights = {by_variant[name].update.lambda_constructed for name in ("tapo", "lambda_quarter")}
     assert weights == {1.0, 0.25}
 
