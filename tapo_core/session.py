@@ -70,8 +70,8 @@ class Session:
         self.folder: Path = folder or config.run_folder
         self.config_digest = config.digest
         self.run_id = deterministic_id("run", name=config.run.name, config_digest=self.config_digest)
-        self._writer = StoreWriter(self.folder)
-        self._reader = StoreReader(self.folder, of_writer=True)
+        self._writer = StoreWriter(self.folder, keeps_open=True)
+        self._reader = StoreReader(self.folder, writer=self._writer)
         self._unlock: Callable[[], None] | None = None
         self._halvings = 0
 
@@ -111,6 +111,7 @@ class Session:
 
     def fine_tuner(self) -> FineTuner:
         """A new engine for supervised fine-tuning. It keeps nothing from one call to the next; close it after use."""
+        self.release_store()
         return self._runtime.fine_tuner(self._spared(self.config.sft))
 
     def _spared(self, settings: S) -> S:
@@ -213,6 +214,7 @@ class Session:
             policy = self.ref(version)
             redacted = self.redacted
             probed = [query for query_id, query in sorted(self.queries.items()) if query_id not in redacted]
+            self.release_store()
             self._sleep("_trainer")
             sampler.load_policy(policy)
             requests = [
@@ -228,10 +230,12 @@ class Session:
             probe(
                 sampler, policy, requests, settings.probe_tolerance, self.config.model.dtype, self._runtime.probe_device
             )
+        self.release_store()
         return sampler
 
     def trainer_at(self, version: PolicyVersion) -> PolicyTrainer:
         """The trainer, holding a policy version with its optimizer state."""
+        self.release_store()
         trainer = self._trainer
         self._sleep("_sampler")
         if trainer.policy_version_id != version.policy_version_id:
@@ -262,7 +266,6 @@ class Session:
         self, stage: str, iteration: int, input_digest: str, manifest: dict[str, Any], records: Sequence[Record]
     ) -> StageCommit:
         """Write all that a stage made, in one transaction (see `StoreWriter.commit_stage`); then to the lake, if there is one."""
-        self._reader.release()  # DuckDB lets nobody write while someone reads
         commit = self._writer.commit_stage(
             run_id=self.run_id,
             iteration=iteration,
@@ -330,8 +333,10 @@ class Session:
         self._writer.migrate()
 
     def release_store(self) -> None:
-        """Let others write to the store: at the end of a stage, however it ended."""
-        self._reader.release()
+        """Let others open the store's database: while an engine works, and after an error. From one commit to the next stage's
+        questions it stays open, which spares a third of what the store costs in a small iteration.
+        """
+        self._writer.release()
 
     def close_engines(self) -> None:
         """Free the engines. Whoever needs one next gets a new one."""

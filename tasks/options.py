@@ -70,8 +70,9 @@ def stage_task(
         faulthandler.dump_traceback_later(time_is_over, exit=True, file=sys.__stderr__ or sys.stderr)
         try:
             commit = stage(session, iteration, input_digest)
-        except Exception as error:
-            transient = as_transient(error)
+        except BaseException as error:
+            session.release_store()
+            transient = as_transient(error) if isinstance(error, Exception) else None
             if transient is None:
                 raise
             if not isinstance(transient, StoreLockedError):
@@ -83,7 +84,6 @@ def stage_task(
             raise transient from error
         finally:
             faulthandler.cancel_dump_traceback_later()
-            session.release_store()
         return StageResult(
             stage=commit.stage, iteration=commit.iteration, digest=commit.chain_digest, manifest=commit.manifest
         )

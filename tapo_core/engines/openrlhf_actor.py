@@ -33,6 +33,8 @@ def rank_batches(lengths: Sequence[int], max_tokens: int, n_ranks: int) -> list[
 
 def _balanced(lengths: Sequence[int], n_parts: int) -> list[list[int]]:
     """Indices in parts of nearly equal total length, ascending within each."""
+    if n_parts == 1:  # as OpenRLHF's partitioning would, but it takes as long as scoring some hundred sequences
+        return [list(range(len(lengths)))]
     if len(lengths) <= n_parts:
         return [[i] if i < len(lengths) else [] for i in range(n_parts)]
     import_openrlhf()

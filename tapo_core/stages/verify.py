@@ -73,6 +73,7 @@ def verify_texts(
     """A `Verification` of every text, in order. More unknown ones than verifier.alarm_unknown_share are told of."""
     queries = [session.queries[written.query_id] for written in texts]
     verifier = session.verifier
+    session.release_store()  # judging can take minutes
     verdicts = verifier.verify(
         [Question(q.text, q.gold, written.text, written.finished) for q, written in zip(queries, texts, strict=True)]
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import duckdb
 
-from tapo_core.errors import IntegrityError, StoreLockedError
+from tapo_core.errors import IntegrityError, StoreLockedError, UserError
 from tapo_core.text import one_line
 
 #: DuckDB settings by name.
@@ -48,6 +48,11 @@ def ledger_path(run_folder: Path) -> Path:
 def published_folder(run_folder: Path) -> Path:
     """Where a run's published Parquet files are."""
     return run_folder / "store" / "published"
+
+
+def no_run(run_folder: Path) -> UserError:
+    """The error about a folder without a store."""
+    return UserError(f"no run in {run_folder}: there is no {database_path(run_folder)}. Give the folder of a run.")
 
 
 def what_to_do(database: Path) -> str:

@@ -18,6 +18,7 @@ from tapo_core.store.connection import (
     connect,
     database_path,
     ledger_path,
+    no_run,
     published_folder,
     what_to_do,
 )
@@ -26,6 +27,7 @@ from tapo_core.store.migrate import pending_migrations, shipped_migrations
 from tapo_core.store.rows import select_list, to_records
 from tapo_core.store.snapshot import READER_CONFIG, of_iterations, open_reader, snapshot_commits
 from tapo_core.store.tables import TABLES, Record
+from tapo_core.store.writer import StoreWriter
 from tapo_core.text import one_line
 
 if TYPE_CHECKING:  # pandas takes most of a second to import, and most users of this module never ask for a frame
@@ -59,7 +61,7 @@ def open_database(
         entries = read_ledger(ledger)
         if entries:
             raise lost_stage(entries[-1], ledger)
-        raise UserError(f"no run in {run_folder}: there is no {path}. Give the folder of a run.")
+        raise no_run(run_folder)
     config: Config = {
         **READER_CONFIG,
         "lock_configuration": "true",
@@ -159,30 +161,33 @@ def _fetch(result: duckdb.DuckDBPyRelation | None, max_rows: int) -> "pandas.Dat
 class StoreReader:
     """A run's store as records: one connection, opened at the first question and kept until `release`.
 
-    Opening costs more than most questions. A reader sees the snapshot of its first question. `of_writer` is for the process
-    that writes the store: it reads the database itself, and must release it before it writes, or is done. `iterations`: only
+    Opening costs more than most questions. A reader sees the snapshot of its first question. `writer` is for the process
+    that writes the store: the database that this writer keeps open is read, as it is at each question. `iterations`: only
     the rows of these (see `of_iterations`) are looked for, and `only` these tables, which is quick however large the run is; not
-    for the writer.
+    for the writer's.
     """
 
     def __init__(
         self,
         run_folder: Path,
         *,
-        of_writer: bool = False,
+        writer: StoreWriter | None = None,
         iterations: Collection[int] | None = None,
         only: Collection[str] | None = None,
     ) -> None:
-        if of_writer and (iterations is not None or only is not None):
+        if writer is not None and (iterations is not None or only is not None):
             raise TypeError("the writer's reader reads the database, which has all iterations and tables")
         wanted = None if iterations is None else of_iterations(frozenset(iterations))
         self._run_folder = run_folder
-        self._open_connection = open_database if of_writer else functools.partial(open_reader, wanted=wanted, only=only)
+        self._writer = writer
+        self._open_snapshot = functools.partial(open_reader, wanted=wanted, only=only, threads=1)  # small questions
         self._connection: duckdb.DuckDBPyConnection | None = None
 
     def _open(self) -> duckdb.DuckDBPyConnection:
+        if self._writer is not None:
+            return self._writer.connection()
         if self._connection is None:
-            self._connection = self._open_connection(self._run_folder, threads=1)  # small questions
+            self._connection = self._open_snapshot(self._run_folder)
         return self._connection
 
     def commits(self) -> list[StageCommit]:
@@ -218,7 +223,7 @@ class StoreReader:
             return frozenset(query_id for (query_id,) in self._open().execute(sql, [run_id]).fetchall())
 
     def release(self) -> None:
-        """Close the connection; the next question opens another."""
+        """Close the connection; the next question opens another. (A writer's is released by the writer.)"""
         if self._connection is not None:
             self._connection.close()
             self._connection = None

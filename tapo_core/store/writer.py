@@ -22,6 +22,7 @@ from tapo_core.store.connection import (
     connect,
     database_path,
     ledger_path,
+    no_run,
     published_folder,
     what_to_do,
 )
@@ -65,14 +66,20 @@ def _check_run(connection: duckdb.DuckDBPyConnection, run_id: str, batches: Sequ
 class StoreWriter:
     """Writes the stages of one run folder: ``trajectories.duckdb``, ``published/`` and ``ledger.jsonl`` in its ``store/``.
 
-    The object holds no connection: each call opens the database, does its work and closes it again.
+    Each call opens the database, does its work and closes it again. One that `keeps_open` leaves it open for the next call, until
+    `release`, or until something fails: who opens it again then finds, and finishes, what was left undone.
     """
 
     def __init__(
-        self, run_folder: Path, *, lock_seconds: float = LOCK_SECONDS, min_free_bytes: int = 64 * 2**20
+        self,
+        run_folder: Path,
+        *,
+        lock_seconds: float = LOCK_SECONDS,
+        min_free_bytes: int = 64 * 2**20,
+        keeps_open: bool = False,
     ) -> None:
         """`lock_seconds`: how long a call waits for others. `min_free_bytes`: what must stay free on disk
-        beside the stage itself; with less, nothing is written.
+        beside the stage itself; with less, nothing is written. `keeps_open`: opening takes as long as a small stage's commit.
         """
         self._run_folder = run_folder
         self._database = database_path(run_folder)
@@ -80,6 +87,8 @@ class StoreWriter:
         self._publisher = Publisher(run_folder)
         self._lock_seconds = lock_seconds
         self._min_free_bytes = min_free_bytes
+        self._keeps_open = keeps_open
+        self._kept: duckdb.DuckDBPyConnection | None = None
 
     def migrate(self) -> None:
         """Create the store, or bring one of an older version up to date: its tables, and its published files.
@@ -154,6 +163,26 @@ class StoreWriter:
         with self._open() as connection:
             return read_commits(connection, "run_id = ?", [run_id])
 
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """The database that is kept open, for questions between two stages; nobody else can open it before `release`.
+
+        Raises:
+            TypeError: of a writer that keeps nothing open.
+            UserError: no store is there. TransientError, IntegrityError: see `commit_stage`.
+        """
+        if not self._keeps_open:
+            raise TypeError("this StoreWriter closes the database after each call")
+        if not self._database.exists() and not read_ledger(self._ledger):
+            raise no_run(self._run_folder)
+        with self._open() as connection:
+            return connection
+
+    def release(self) -> None:
+        """Close the database if it was kept open, so that others can write; the next call opens it again."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.close()
+
     @contextlib.contextmanager
     def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """The database, migrated, published and in agreement with its ledger. Leaving without a commit rolls back."""
@@ -161,20 +190,32 @@ class StoreWriter:
         if not _one_writer_in_this_process.acquire(timeout=self._lock_seconds):
             raise StoreLockedError(f"{self._database} is held by another thread of this process (PID {os.getpid()})")
         try:
-            if not self._database.exists():
-                entries = read_ledger(self._ledger)
-                if entries:
-                    raise lost_stage(entries[-1], self._ledger)
-            connection = connect(self._database, read_only=False, config=WRITER_CONFIG, lock_seconds=self._lock_seconds)
-            with contextlib.closing(connection), _named_failures(self._database):
-                # Not earlier: while we waited for the file, its holder may have added a line.
-                entries = read_ledger(self._ledger)
-                unlisted = compare_with_ledger(connection, entries, self._ledger)
-                apply_migrations(connection, shipped_migrations())
-                self._finish_publication(connection, entries, unlisted)
-                yield connection
+            with contextlib.ExitStack() as on_failure:
+                on_failure.callback(self.release)
+                with _named_failures(self._database):
+                    if self._kept is None:
+                        self._kept = self._connect()
+                    yield self._kept
+                if self._keeps_open:
+                    on_failure.pop_all()
         finally:
             _one_writer_in_this_process.release()
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        if not self._database.exists():
+            entries = read_ledger(self._ledger)
+            if entries:
+                raise lost_stage(entries[-1], self._ledger)
+        connection = connect(self._database, read_only=False, config=WRITER_CONFIG, lock_seconds=self._lock_seconds)
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(connection.close)
+            # Not earlier: while we waited for the file, its holder may have added a line.
+            entries = read_ledger(self._ledger)
+            unlisted = compare_with_ledger(connection, entries, self._ledger)
+            apply_migrations(connection, shipped_migrations())
+            self._finish_publication(connection, entries, unlisted)
+            on_failure.pop_all()
+        return connection
 
     def _finish_publication(
         self, connection: duckdb.DuckDBPyConnection, entries: Sequence[LedgerEntry], unlisted: Sequence[StageCommit]

@@ -270,7 +270,10 @@ def test_every_ablation_is_a_setting(configure: Configure, name: str) -> None:
     advantages = load(folder, Advantage)
     weights = load(folder, TokenWeight)
     tokens = {t.subject_id: t for t in load(folder, RolloutTokens, role=TokenRole.CONSTRUCTED)}
-    assert set(tokens) == {w.subject_id for w in weights} == {c.correction_id for c in parsed}
+    assert set(tokens) == {c.correction_id for c in parsed}
+    trained = {a.subject_id for a in advantages if a.advantage_group == "constructed"}
+    assert {w.subject_id for w in weights} == trained
+    assert trained < set(tokens) if name == "sft" else trained == set(tokens)  # that ablation drops the wrong ones
     if name == "grpo":
         assert [stage for _, stage in commits(config)] == [
             "start", "evaluate", "sample", "verify", "filter_by_difficulty", "update_policy", "evaluate",
