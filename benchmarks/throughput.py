@@ -2,6 +2,7 @@
 
     .venv/bin/pip install --no-deps trl==1.16.0
     .venv/bin/python benchmarks/throughput.py [--queries 48] [--rollouts 8] [--iterations 4] [--rounds 2] [--json FILE]
+        [--set nano.hidden_size=256 ...]
 
 Each variant (`throughput_variants.py` says what each one is) runs in a process of its own, in every round once, in turn, so that
 what else the machine does hits all alike. Ours and the bare engines sample with the same seeds; in how many iterations their
@@ -78,6 +79,7 @@ def measure(arguments: argparse.Namespace, variants: Sequence[str]) -> dict[str,
         "rollouts": arguments.rollouts,
         "iterations": arguments.iterations + 1,
         "trl_micro_batch": arguments.trl_micro_batch,
+        "settings": arguments.set,
     }
     spec |= run_variant("prepare", spec)
     for number in range(arguments.rounds):
@@ -150,6 +152,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--trl-micro-batch", type=int, default=128, help="sequences in one of TRL's backward passes")
     parser.add_argument("--variants", nargs="+", default=["grpo", "bare", "trl", "tapo"], choices=VARIANTS)
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of all variants, as of tapo train"
+    )
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     arguments = parser.parse_args()
     total = arguments.queries * arguments.rollouts

@@ -51,6 +51,7 @@ def config_of(spec: Row, method: str = "grpo") -> TapoConfig:
         "evaluation.samples=1",
         f"data.queries_per_iteration={spec['queries']}",
         f"sampler.rollouts_per_query={spec['rollouts']}",
+        *spec["settings"],
     ]
     return load_config(ROOT / "configs" / f"nano_{method}.toml", settings)
 

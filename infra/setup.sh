@@ -45,5 +45,8 @@ DS_BUILD_OPS=0 pip install --no-deps --no-build-isolation "$(grep '^deepspeed=='
 pip install --no-deps --no-compile --no-build-isolation -r $lock
 pip install --no-deps --no-build-isolation -e .
 pip install --no-deps --target .venv/next-duckdb -r infra/requirements-next-duckdb.lock
+# Bytecode once, on all cores: where PYTHONDONTWRITEBYTECODE is set, as in many images, every process would compile the engines'
+# 5,000 modules anew, some 10 s of CPU at each start. A few packages ship files that are not of this Python, hence `true`.
+.venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true
 echo "$wanted" >"$stamp"
 echo "setup: done"

@@ -22,7 +22,7 @@ from tapo_core.records import (
 from tapo_core.session import Session
 from tapo_core.stages.groups import candidates, draw_reference, load_groups
 from tapo_core.stages.locate_error import error_location
-from tapo_core.stages.verify import Written, verify_texts
+from tapo_core.stages.verify import Written, counted, verify_texts
 from tapo_core.store import Record, StageCommit
 
 STAGE = "diagnose_and_correct"
@@ -71,10 +71,15 @@ def diagnose_and_correct(session: Session, iteration: int, input_digest: str) ->
         for made in corrections
         if made.constructed_text is not None
     ]
-    records += verify_texts(session, iteration, texts)
+    verdicts = verify_texts(session, iteration, texts)
+    records += verdicts
     parses = Counter(correction.parse_outcome for correction in corrections)
     n_tokens = sum(len(sample.token_ids_T) for sample in samples)
-    manifest = {"n_tokens": n_tokens, **{str(outcome): count for outcome, count in sorted(parses.items())}}
+    manifest = {
+        "n_tokens": n_tokens,
+        **{str(outcome): count for outcome, count in sorted(parses.items())},
+        "verdicts": counted(verdicts),
+    }
     return session.commit(STAGE, iteration, input_digest, manifest, records)
 
 

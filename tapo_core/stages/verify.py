@@ -51,11 +51,11 @@ def verify(session: Session, iteration: int, input_digest: str) -> StageCommit:
     redacted = session.redacted
     rollouts = [r for r in session.load(Rollout, iteration, kind=RolloutKind.TRAINING) if r.query_id not in redacted]
     verdicts = verify_rollouts(session, rollouts)
-    return session.commit(STAGE, iteration, input_digest, _counted(verdicts), verdicts)
+    return session.commit(STAGE, iteration, input_digest, counted(verdicts), verdicts)
 
 
-def _counted(verdicts: Sequence[Verification]) -> dict[str, int]:
-    """The manifest: how many verdicts of each outcome."""
+def counted(verdicts: Sequence[Verification]) -> dict[str, int]:
+    """How many verdicts of each outcome: a manifest, or a part of one."""
     counts = Counter(verdict.outcome for verdict in verdicts)
     return {str(outcome): count for outcome, count in sorted(counts.items())}
 
@@ -147,4 +147,4 @@ def verify_again(session: Session, iteration: int) -> StageCommit | None:
     number = 1 + max(row.again or 0 for row in newest.values())
     verdicts = verify_texts(session, iteration, texts, number)
     input_digest = digest(sorted(written.subject_id for written in texts))
-    return session.commit(f"{AGAIN}-{number}", iteration, input_digest, _counted(verdicts), verdicts)
+    return session.commit(f"{AGAIN}-{number}", iteration, input_digest, counted(verdicts), verdicts)

@@ -84,6 +84,12 @@ class IterationCounts:
         return wilson(self.parses.get(ParseOutcome.PARSED, 0), n, CONFIDENCE) if n else None
 
     @property
+    def constructed_verdicts(self) -> dict[str, int] | None:
+        """Constructed trajectories by verdict; None if the manifest does not tell, as in older runs."""
+        told: dict[str, int] | None = self.manifest("diagnose_and_correct").get("verdicts")
+        return told
+
+    @property
     def trained(self) -> dict[str, int]:
         """Trajectories that were trained on, by group."""
         told = self.manifest("update_policy")

@@ -147,6 +147,8 @@ class StoreWriter:
                 content_digest=batches_digest(batches),
             )
             self._publisher.prepare(commit, batches, repeated)
+            for batch in batches:
+                connection.execute(f"DROP TABLE {batch.incoming}")  # temporary, of the connection, which may be kept
             connection.commit()
             connection.execute("CHECKPOINT")  # a write-ahead log left behind is what a crash can damage
             # Still under DuckDB's file lock, or the next writer would find the rest undone and do it a second time.

@@ -1,5 +1,6 @@
 """Whole iterations on real vLLM, real OpenRLHF, real DuckDB and Prefect; nothing is mocked."""
 
+import io
 import json
 import re
 from collections import Counter
@@ -9,11 +10,13 @@ import pytest
 from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from flows.evaluate import evaluate_policy
 from flows.train import train
 from tapo_core.chat import Chat
+from tapo_core.cli.reporter import RichReporter
 from tapo_core.comparison import PolicyAt, compare_policies, differing_settings
 from tapo_core.config import TapoConfig
 from tapo_core.errors import ConfigError, UserError
@@ -120,6 +123,15 @@ def test_an_iteration_end_to_end_and_the_same_again(configure: Configure) -> Non
     assert [e.step for e in events.Scalars("evaluation/held_out/pass@1")] == [0, 2]
     why = query(folder, "SELECT count(*) AS n FROM why_in_batch")
     assert int(why.n[0]) == len(load(folder, Advantage))
+
+    told = io.StringIO()
+    RichReporter(Console(file=told, width=200), 2).iteration(folder, 2)
+    row = query(folder, "SELECT * FROM iteration_summary WHERE iteration = 2").iloc[0]
+    assert told.getvalue().startswith(
+        f"iteration   2/2  accuracy {row.accuracy:5.1%}  eligible {row.n_eligible:2.0f}  constructed {row.n_parsed:.0f}/"
+        f"{row.n_corrections:.0f} parsed {row.n_corrections_correct:.0f} correct  trained on {row.n_trained_original:.0f}+"
+        f"{row.n_trained_constructed:.0f} "
+    )
 
     # Every derived value comes out again, and so does what the engine sampled.
     replayed = replay(folder)

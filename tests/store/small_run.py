@@ -313,9 +313,9 @@ def stages() -> list[Stage]:
     ]
 
 
-def commit(run_folder: Path, stage: Stage) -> StageCommit:
-    """Commit one stage as a pipeline would."""
-    return StoreWriter(run_folder, lock_seconds=5).commit_stage(
+def commit(run_folder: Path, stage: Stage, writer: StoreWriter | None = None) -> StageCommit:
+    """Commit one stage as a pipeline would. `writer`: of the same folder; None: a new one."""
+    return (writer or StoreWriter(run_folder, lock_seconds=5)).commit_stage(
         run_id=RUN_ID,
         iteration=stage.iteration,
         stage=stage.stage,

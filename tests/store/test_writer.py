@@ -45,7 +45,7 @@ from tapo_core.records import (
     VerificationOutcome,
 )
 from tapo_core.store import StageCommit, StoreReader, StoreWriter, content_digest, load, open_reader, verified_commits
-from tapo_core.store.connection import database_path, ledger_path
+from tapo_core.store.connection import connect, database_path, ledger_path
 from tapo_core.store.reader import open_database
 from tapo_core.store.tables import TABLES
 
@@ -324,6 +324,54 @@ def test_reader_in_this_process_counts_as_a_lock(tmp_path: Path) -> None:
     with contextlib.closing(open_database(tmp_path)), pytest.raises(StoreLockedError, match=rf"PID {os.getpid()}"):
         StoreWriter(tmp_path, lock_seconds=0.2).migrate()
     StoreWriter(tmp_path, lock_seconds=0.2).migrate()
+
+
+def test_a_database_that_is_kept_open_is_opened_once_until_it_is_released(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+
+    def counted(path: Path, **options: Any) -> duckdb.DuckDBPyConnection:
+        opened.append(path)
+        return connect(path, **options)
+
+    monkeypatch.setattr("tapo_core.store.writer.connect", counted)
+    writer = StoreWriter(tmp_path, keeps_open=True, lock_seconds=0.2)
+    reader = StoreReader(tmp_path, writer=writer)
+    with pytest.raises(UserError, match="no run in"):
+        reader.load(Query)
+    for stage in stages():
+        made = commit(tmp_path, stage, writer)
+        assert reader.stage(RUN_ID, stage.iteration, stage.stage) == made
+        if stage.stage == "sample":
+            again = Stage(1, "again", sample_records())
+            assert commit(tmp_path, again, writer).row_counts == {"rollout": 4, "rollout_tokens": 4}
+    assert len(reader.load(Rollout)) == len(load(tmp_path, Rollout)), "a snapshot does not mind"
+    assert len(opened) == 1
+    with pytest.raises(StoreLockedError, match=rf"PID {os.getpid()}"):
+        open_database(tmp_path, lock_seconds=0.2)
+    writer.release()
+    writer.release()
+    open_database(tmp_path, lock_seconds=0.2).close()
+    assert len(reader.commits()) == len(stages()) + 1
+    assert len(opened) == 2
+    writer.release()
+
+
+def test_a_stage_that_fails_closes_the_database_that_was_kept_open(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path, keeps_open=True)
+    reader = StoreReader(tmp_path, writer=writer)
+    commit(tmp_path, stages()[0], writer)
+    orphan = changed(make_rollout(0, "new"), query_id=NOWHERE)
+    with pytest.raises(IntegrityError):
+        commit(tmp_path, Stage(1, "sample", [orphan]), writer)
+    open_database(tmp_path, lock_seconds=0.2).close()
+    assert reader.load(Rollout) == []
+    commit(tmp_path, stages()[1], writer)
+    assert len(reader.load(Rollout)) == 4
+    writer.release()
+    with pytest.raises(TypeError, match="closes the database after each call"):
+        StoreWriter(tmp_path).connection()
 
 
 def test_load_filters_and_orders(tmp_path: Path) -> None:
