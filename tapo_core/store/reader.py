@@ -13,19 +13,12 @@ import pyarrow
 from tapo_core.errors import IntegrityError, UserError
 from tapo_core.store.commits import StageCommit, check_chain, find_commit, read_commits
 from tapo_core.store.connection import (
-    LOCK_SECONDS,
-    Config,
-    connect,
     database_path,
-    ledger_path,
-    no_run,
     published_folder,
     what_to_do,
 )
-from tapo_core.store.ledger import compare_with_ledger, lost_stage, read_ledger
-from tapo_core.store.migrate import pending_migrations, shipped_migrations
 from tapo_core.store.rows import select_list, to_records
-from tapo_core.store.snapshot import READER_CONFIG, of_iterations, open_reader, snapshot_commits
+from tapo_core.store.snapshot import of_iterations, open_reader, snapshot_commits
 from tapo_core.store.tables import TABLES, Record
 from tapo_core.store.writer import StoreWriter
 from tapo_core.text import one_line
@@ -44,40 +37,6 @@ _WRITES = frozenset(
         *(duckdb.StatementType.ATTACH, duckdb.StatementType.DETACH, duckdb.StatementType.LOAD),
     }
 )
-
-
-def open_database(
-    run_folder: Path, *, lock_seconds: float = LOCK_SECONDS, memory_limit: str = "2GB", threads: int = 2
-) -> duckdb.DuckDBPyConnection:
-    """A read-only connection to a run's database file. Close it soon: the run cannot write while it is open.
-
-    Raises:
-        UserError: no store there, or one of an older version.
-        StoreLockedError: a writer holds it for longer than `lock_seconds`.
-        IntegrityError: the store lost a stage, or is newer than this version of TAPO.
-    """
-    path, ledger = database_path(run_folder), ledger_path(run_folder)
-    if not path.exists():
-        entries = read_ledger(ledger)
-        if entries:
-            raise lost_stage(entries[-1], ledger)
-        raise no_run(run_folder)
-    config: Config = {
-        **READER_CONFIG,
-        "lock_configuration": "true",
-        "memory_limit": memory_limit,
-        "threads": str(threads),
-    }
-    connection = connect(path, read_only=True, config=config, lock_seconds=lock_seconds)
-    with contextlib.ExitStack() as on_failure:
-        on_failure.callback(connection.close)
-        if pending_migrations(connection, shipped_migrations()):
-            raise UserError(
-                f"{path} is of an older version of TAPO. Resume the run, or call StoreWriter.migrate() on it."
-            )
-        compare_with_ledger(connection, read_ledger(ledger), ledger)
-        on_failure.pop_all()
-    return connection
 
 
 def query(run_folder: Path, sql: str, *, limit_seconds: float = 30.0, max_rows: int = 100_000) -> "pandas.DataFrame":
@@ -212,7 +171,7 @@ class StoreReader:
         """The commit of one stage, or None when it was not made.
 
         Raises:
-            UserError, StoreLockedError, IntegrityError: see `open_reader` and `open_database`.
+            UserError, StoreLockedError, IntegrityError: see `open_reader` and `StoreWriter.connection`.
         """
         return find_commit(self._open(), run_id, iteration, stage)
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
 from tapo_core.ids import deterministic_id, digest, sha256_text
 from tapo_core.records import (
     Advantage,
@@ -36,6 +38,8 @@ from tapo_core.records import (
     VerificationOutcome,
 )
 from tapo_core.store import Record, StageCommit, StoreWriter
+from tapo_core.store.connection import connect, database_path
+from tapo_core.store.snapshot import READER_CONFIG
 
 RUN_ID = deterministic_id("run", name="small")
 CONFIG_DIGEST = sha256_text("{}")
@@ -331,3 +335,8 @@ def build_small_run(run_folder: Path, n_stages: int = 6) -> Path:
     for stage in stages()[:n_stages]:
         commit(run_folder, stage)
     return run_folder
+
+
+def open_file(run_folder: Path) -> duckdb.DuckDBPyConnection:
+    """A read-only connection to a run's database file, which nobody may be writing."""
+    return connect(database_path(run_folder), read_only=True, config=READER_CONFIG, lock_seconds=0.2)

@@ -18,7 +18,6 @@ from tapo_core.store import StoreWriter, open_reader, verified_commits
 from tapo_core.store.audit import verify
 from tapo_core.store.connection import database_path, ledger_path
 from tapo_core.store.ledger import read_ledger
-from tapo_core.store.reader import open_database
 from tapo_core.store.repair import repair
 
 _HOLD = "import duckdb, sys, time; c = duckdb.connect(sys.argv[1]); print('held', flush=True); time.sleep(60)"
@@ -53,7 +52,7 @@ def test_holder_is_named(tmp_path: Path) -> None:
     with _process(_HOLD, str(database_path(tmp_path))) as holder:
         for use in (
             lambda: StoreWriter(tmp_path, lock_seconds=0.2).migrate(),
-            lambda: open_database(tmp_path, lock_seconds=0.2),
+            lambda: StoreWriter(tmp_path, keeps_open=True, lock_seconds=0.2).connection(),
         ):
             with pytest.raises(StoreLockedError, match=rf"held by PID {holder.pid} .* within 0\.2 s"):
                 use()

@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from small_run import QUERY_ID, RUN_ID, Stage, build_small_run, changed, commit, make_query, many_rows, stages
+from small_run import (
+    QUERY_ID,
+    RUN_ID,
+    Stage,
+    build_small_run,
+    changed,
+    commit,
+    make_query,
+    many_rows,
+    open_file,
+    stages,
+)
 
 from tapo_core.errors import IntegrityError, TransientError, UserError
 from tapo_core.ids import deterministic_id
@@ -19,7 +30,6 @@ from tapo_core.store.connection import database_path, ledger_path, published_fol
 from tapo_core.store.migrate import shipped_migrations
 from tapo_core.store.parents import PARENTS, Parent
 from tapo_core.store.publish import TABLES_BY_NAME, Publisher, published_file, read_published, table_at
-from tapo_core.store.reader import open_database
 from tapo_core.store.tables import TABLES
 
 
@@ -65,7 +75,7 @@ def test_published_files_are_never_changed(tmp_path: Path) -> None:
 
 
 def test_snapshot_and_database_answer_alike(run_folder: Path) -> None:
-    with contextlib.closing(open_database(run_folder)) as one, contextlib.closing(open_reader(run_folder)) as other:
+    with contextlib.closing(open_file(run_folder)) as one, contextlib.closing(open_reader(run_folder)) as other:
         sql = "SELECT view_name FROM duckdb_views() WHERE NOT internal UNION SELECT table_name FROM duckdb_tables()"
         names = {name for (name,) in one.execute(sql).fetchall()} - {"schema_migration"}
         assert {"rollout", "stage_commit", "why_in_batch", "training_curves"} < names
@@ -254,7 +264,7 @@ def test_columns_of_a_later_migration_read_as_null(
         other.votes
     ]
     assert verify(tmp_path).faults == []
-    with contextlib.closing(open_database(tmp_path)) as connection:
+    with contextlib.closing(open_file(tmp_path)) as connection:
         assert connection.execute("SELECT count(*) FROM error_location WHERE votes IS NULL").fetchone() == (1,)
 
 

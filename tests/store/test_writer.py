@@ -26,6 +26,7 @@ from small_run import (
     make_query,
     make_rollout,
     make_tokens,
+    open_file,
     sample_records,
     stages,
     update_records,
@@ -46,7 +47,6 @@ from tapo_core.records import (
 )
 from tapo_core.store import StageCommit, StoreReader, StoreWriter, content_digest, load, open_reader, verified_commits
 from tapo_core.store.connection import connect, database_path, ledger_path
-from tapo_core.store.reader import open_database
 from tapo_core.store.tables import TABLES
 
 NOWHERE = deterministic_id("nothing", iteration=1)
@@ -61,6 +61,10 @@ def _row_counts(run_folder: Path) -> dict[str, int]:
 
 def _ledger(run_folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in ledger_path(run_folder).read_text().splitlines()]
+
+
+def kept_open(run_folder: Path) -> StoreWriter:
+    return StoreWriter(run_folder, keeps_open=True)
 
 
 def _edit(run_folder: Path, sql: str) -> None:
@@ -244,7 +248,7 @@ def test_unknown_verdict_never_carries_a_reward(small_start: Path) -> None:
 def test_lost_database_is_noticed(tmp_path: Path) -> None:
     build_small_run(tmp_path, 2)
     database_path(tmp_path).unlink()
-    for use in (lambda: commit(tmp_path, stages()[2]), lambda: open_database(tmp_path)):
+    for use in (lambda: commit(tmp_path, stages()[2]), lambda: kept_open(tmp_path).connection()):
         with pytest.raises(
             IntegrityError,
             match=r"lost a committed stage: .* has stage sample of iteration 1 .* `tapo audit repair --run",
@@ -256,7 +260,7 @@ def test_lost_database_is_noticed(tmp_path: Path) -> None:
 def test_lost_stage_is_noticed(tmp_path: Path) -> None:
     build_small_run(tmp_path, 2)
     _edit(tmp_path, "DELETE FROM stage_commit WHERE seq = 2")
-    for use in (lambda: commit(tmp_path, stages()[1]), lambda: open_database(tmp_path)):
+    for use in (lambda: commit(tmp_path, stages()[1]), lambda: kept_open(tmp_path).connection()):
         with pytest.raises(IntegrityError, match="lost a committed stage"):
             use()
 
@@ -321,7 +325,7 @@ def test_file_that_is_no_database(tmp_path: Path) -> None:
 
 def test_reader_in_this_process_counts_as_a_lock(tmp_path: Path) -> None:
     build_small_run(tmp_path, 1)
-    with contextlib.closing(open_database(tmp_path)), pytest.raises(StoreLockedError, match=rf"PID {os.getpid()}"):
+    with contextlib.closing(open_file(tmp_path)), pytest.raises(StoreLockedError, match=rf"PID {os.getpid()}"):
         StoreWriter(tmp_path, lock_seconds=0.2).migrate()
     StoreWriter(tmp_path, lock_seconds=0.2).migrate()
 
@@ -349,10 +353,10 @@ def test_a_database_that_is_kept_open_is_opened_once_until_it_is_released(
     assert len(reader.load(Rollout)) == len(load(tmp_path, Rollout)), "a snapshot does not mind"
     assert len(opened) == 1
     with pytest.raises(StoreLockedError, match=rf"PID {os.getpid()}"):
-        open_database(tmp_path, lock_seconds=0.2)
+        open_file(tmp_path)
     writer.release()
     writer.release()
-    open_database(tmp_path, lock_seconds=0.2).close()
+    open_file(tmp_path).close()
     assert len(reader.commits()) == len(stages()) + 1
     assert len(opened) == 2
     writer.release()
@@ -365,7 +369,7 @@ def test_a_stage_that_fails_closes_the_database_that_was_kept_open(tmp_path: Pat
     orphan = changed(make_rollout(0, "new"), query_id=NOWHERE)
     with pytest.raises(IntegrityError):
         commit(tmp_path, Stage(1, "sample", [orphan]), writer)
-    open_database(tmp_path, lock_seconds=0.2).close()
+    open_file(tmp_path).close()
     assert reader.load(Rollout) == []
     commit(tmp_path, stages()[1], writer)
     assert len(reader.load(Rollout)) == 4
