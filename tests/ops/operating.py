@@ -31,8 +31,10 @@ def wait_for_state(operated: Operated, flow_run_id: str, state: str) -> None:
     wait_until(there, HANGS)
 
 
-def retry(operated: Operated, flow_run_id: str) -> None:
-    """The button Retry, pressed when nobody calls the flow run Crashed any more: runner and worker both do, a moment apart."""
+def wait_for_reports(operated: Operated, flow_run_id: str) -> None:
+    """Until nobody calls a killed flow run Crashed any more: runner and worker both do, a moment apart, and whoever comes second
+    would put an end to a retry.
+    """
     states = [(0.0, "")]
 
     def settled() -> bool:
@@ -42,6 +44,11 @@ def retry(operated: Operated, flow_run_id: str) -> None:
         return now - states[-1][0] > 5
 
     wait_until(settled, HANGS)
+
+
+def retry(operated: Operated, flow_run_id: str) -> None:
+    """The button Retry."""
+    wait_for_reports(operated, flow_run_id)
     state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
     answer = operated.call("POST", f"flow_runs/{flow_run_id}/set_state", {"state": state, "force": True})
     assert answer["status"] == "ACCEPT"

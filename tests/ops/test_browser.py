@@ -11,7 +11,7 @@ from tapo_core.store import verified_commits
 from tests.browser import chromium, kept_inside, needs_browser, picture
 from tests.flows.conftest import NANO
 from tests.ops.conftest import Operated
-from tests.ops.operating import HANGS, STAGES, done_once, kill, wait_for_task
+from tests.ops.operating import HANGS, STAGES, done_once, kill, wait_for_reports, wait_for_task
 
 pytestmark = [pytest.mark.timeout(2400), needs_browser]
 
@@ -138,9 +138,10 @@ def test_a_killed_run_is_retried_with_the_button(operated: Operated, page: Page)
     done = {f"{stage} {iteration}" for iteration, stage in before} & {n for n, _ in operated.task_runs(flow_run_id)}
     assert done >= {"evaluate 0", "update_policy 1", "sample 2", "verify 2", "locate_error 2"}
 
+    wait_for_reports(operated, flow_run_id)
     page.get_by_role("button", name="Retry").click()
     page.get_by_role("dialog").get_by_role("button", name="Retry").click()
-    expect(page.get_by_role("banner").get_by_text("Crashed", exact=True)).to_be_hidden()
+    expect(page.get_by_role("banner").get_by_text("Crashed", exact=True)).to_be_hidden(timeout=1000 * HANGS)
     wait_for_state(page, "Completed")
     stages = open_tab(page, "Task Runs")
     page.get_by_role("button", name="Recenter graph").click()
