@@ -6,6 +6,7 @@ import pytest
 
 from tapo_core.config_file import parse_config, read_toml, write_toml
 from tapo_core.errors import ConfigError, UserError
+from tapo_core.nano.prepare import write_problems
 from tapo_core.study.config import load_study
 from tapo_core.study.plan import matching, plan_runs
 from tests.study.made_runs import STUDY, write_study
@@ -15,13 +16,15 @@ STUDIES = sorted((ROOT / "configs" / "studies").glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.name)
-def test_every_shipped_study_is_valid_also_when_it_is_quick(path: Path) -> None:
+def test_every_shipped_study_is_valid_also_when_it_is_quick(path: Path, tmp_path: Path) -> None:
     study = load_study(path)
     runs = plan_runs(study, str(path))
     quick = plan_runs(study.made_quick(), str(path), study.quick.set)
     assert len({run.name for run in runs}) == len(runs) >= len(quick) > 0
     assert all(run.config.run.iterations >= study.study.steps for run in runs)
     assert {run.config.nano.seed for run in runs} == {0}
+    for nano in {run.config.nano for run in (*runs, *quick)}:
+        write_problems(nano, tmp_path)  # raises if its levels have too few
 
 
 def test_the_study_of_the_paper_has_what_it_is_to_have() -> None:
