@@ -79,21 +79,8 @@ def decoupled_advantages(
         result.append(_normalise(item, AdvantageGroup.ORIGINAL, name, size, mean, std, config))
     for item in constructed:
         if scope == "raw":
-            result.append(
-                Normalised(
-                    item.subject_id,
-                    item.query_id,
-                    AdvantageGroup.CONSTRUCTED,
-                    scope,
-                    1,
-                    item.reward,
-                    0.0,
-                    1.0,
-                    item.reward,
-                )
-            )
-            continue
-        if scope == "batch":
+            mean, std, size = 0.0, 1.0, 1
+        elif scope == "batch":
             mean, std, size = *whole, len(constructed)
         elif scope == "original":
             mean, std, size = original_stats[item.query_id]
@@ -116,4 +103,6 @@ def _normalise(
     floored = max(std, config.std_floor)
     # Not left to eps: rounding in the mean of equal rewards, divided by eps, would be an advantage made of noise.
     value = 0.0 if floored == 0.0 else (item.reward - mean) / (floored + config.eps)
+    if scope == "raw":
+        value = item.reward
     return Normalised(item.subject_id, item.query_id, group, scope, size, item.reward, mean, std, value)

@@ -27,7 +27,7 @@ class UpdateConfig(Section):
     and its diagnosis, and whether to reflect at all is left to the rewards of the original group."""
     constructed_loss: Literal["clipped", "log_likelihood"] = "clipped"
     """What is minimised on constructed trajectories. clipped: the objective of the original group (*paper*). log_likelihood:
-    minus the sum of advantage x weight x log p, without ratio or clip; with advantage.constructed_scope = "raw",
+    minus the mean of advantage x weight x log p, without ratio or clip; with advantage.constructed_scope = "raw",
     filter.require_correct = true and token_weight.enabled = false that is supervised fine-tuning on the correct
     constructions, the ablation."""
     clip_low: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2

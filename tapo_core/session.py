@@ -334,7 +334,7 @@ class Session:
 
     def release_store(self) -> None:
         """Let others open the store's database: while an engine works, and after an error. From one commit to the next stage's
-        questions it stays open, which spares a third of what the store costs in a small iteration.
+        questions it stays open: opening takes as long as a small stage's commit.
         """
         self._writer.release()
 

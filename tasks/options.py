@@ -70,7 +70,7 @@ def stage_task(
         faulthandler.dump_traceback_later(time_is_over, exit=True, file=sys.__stderr__ or sys.stderr)
         try:
             commit = stage(session, iteration, input_digest)
-        except BaseException as error:
+        except BaseException as error:  # Prefect's interrupt at a time limit is no Exception
             session.release_store()
             transient = as_transient(error) if isinstance(error, Exception) else None
             if transient is None:

@@ -8,7 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from tapo_core.records import VerificationOutcome
+from tapo_core.records import ParseOutcome, VerificationOutcome
 from tapo_core.store.iteration_counts import iteration_counts
 from tapo_core.store.snapshot import snapshot_commits
 
@@ -67,9 +67,10 @@ class RichReporter:
         accuracy, trained = counts.accuracy, counts.trained
         line = f"iteration {iteration:3d}/{self._iterations}  accuracy "
         line += "unknown" if accuracy is None else f"{accuracy.value:5.1%}"
-        if counts.parses:
-            parsed, n = counts.parses.get("parsed", 0), sum(counts.parses.values())
-            line += f"  eligible {counts.decisions.get('query/eligible', 0):2d}  constructed {parsed}/{n} parsed"
+        if counts.n_constructions:
+            parsed = counts.parses.get(ParseOutcome.PARSED, 0)
+            line += f"  eligible {counts.decisions.get('query/eligible', 0):2d}"
+            line += f"  constructed {parsed}/{counts.n_constructions} parsed"
             if counts.constructed_verdicts is not None:
                 line += f" {counts.constructed_verdicts.get(VerificationOutcome.CORRECT, 0)} correct"
         line += f"  trained on {trained.get('original', 0)}+{trained.get('constructed', 0)}  {seconds:5.1f} s"

@@ -12,11 +12,7 @@ import pyarrow
 
 from tapo_core.errors import IntegrityError, UserError
 from tapo_core.store.commits import StageCommit, check_chain, find_commit, read_commits
-from tapo_core.store.connection import (
-    database_path,
-    published_folder,
-    what_to_do,
-)
+from tapo_core.store.connection import database_path, published_folder, what_to_do
 from tapo_core.store.rows import select_list, to_records
 from tapo_core.store.snapshot import of_iterations, open_reader, snapshot_commits
 from tapo_core.store.tables import TABLES, Record

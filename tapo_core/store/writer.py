@@ -195,28 +195,26 @@ class StoreWriter:
             with contextlib.ExitStack() as on_failure:
                 on_failure.callback(self.release)
                 with _named_failures(self._database):
-                    if self._kept is None:
-                        self._kept = self._connect()
-                    yield self._kept
+                    yield self._kept or self._connect()
                 if self._keeps_open:
                     on_failure.pop_all()
         finally:
             _one_writer_in_this_process.release()
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
+        """Open the database; whoever asked for it releases it again, also if this fails half-way."""
         if not self._database.exists():
             entries = read_ledger(self._ledger)
             if entries:
                 raise lost_stage(entries[-1], self._ledger)
-        connection = connect(self._database, read_only=False, config=WRITER_CONFIG, lock_seconds=self._lock_seconds)
-        with contextlib.ExitStack() as on_failure:
-            on_failure.callback(connection.close)
-            # Not earlier: while we waited for the file, its holder may have added a line.
-            entries = read_ledger(self._ledger)
-            unlisted = compare_with_ledger(connection, entries, self._ledger)
-            apply_migrations(connection, shipped_migrations())
-            self._finish_publication(connection, entries, unlisted)
-            on_failure.pop_all()
+        self._kept = connection = connect(
+            self._database, read_only=False, config=WRITER_CONFIG, lock_seconds=self._lock_seconds
+        )
+        # Not earlier: while we waited for the file, its holder may have added a line.
+        entries = read_ledger(self._ledger)
+        unlisted = compare_with_ledger(connection, entries, self._ledger)
+        apply_migrations(connection, shipped_migrations())
+        self._finish_publication(connection, entries, unlisted)
         return connection
 
     def _finish_publication(
