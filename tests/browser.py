@@ -9,11 +9,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("/usr/bin/chromium")
 MISSING = "no chromium: apt-get install --no-install-recommends chromium fonts-dejavu-core"
 PICTURES = Path(__file__).resolve().parents[1] / "build" / "screenshots"
+WAITS = 300_000  #: milliseconds; a limit against hanging, not a measure: the machine may be busy with other tests
 _ARGS = ["--no-sandbox", "--no-first-run"] + [
     f"--disable-{what}" for what in ("gpu", "quic", "background-networking", "component-update", "sync")
 ]
@@ -27,6 +28,7 @@ def chromium() -> Iterator[Browser]:
     """A browser of its own."""
     assert CHROMIUM is not None, MISSING
     with sync_playwright() as playwright:
+        expect.set_options(timeout=WAITS)  # of itself 5 seconds, whatever a context's default is
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGS)
         yield browser
         browser.close()
@@ -44,6 +46,7 @@ def kept_inside(context: BrowserContext) -> Iterator[Page]:
         else:
             route.abort()
 
+    context.set_default_timeout(WAITS)
     context.route(re.compile("^https?:"), keep_inside)
     page = context.new_page()
     page.on("websocket", lambda socket: asked.append(socket.url))

@@ -27,7 +27,6 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser, operated: Operated) -> Iterator[Page]:
     """The UI's first page."""
     context = browser.new_context(service_workers="block")
-    context.set_default_timeout(60_000)
     with kept_inside(context) as page:
         page.goto(f"http://127.0.0.1:{operated.port}/")
         yield page

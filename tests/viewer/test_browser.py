@@ -70,7 +70,6 @@ def open_page(browser: Browser, viewed: Viewed) -> Iterator[Callable[..., Page]]
 
     def opened(path: str, scheme: Scheme = "light", **options: Any) -> Page:
         context = browser.new_context(color_scheme=scheme, service_workers="block", **options)
-        context.set_default_timeout(60_000)
         inside = kept_inside(context)
         page = inside.__enter__()
         closing.extend((context.close, lambda: inside.__exit__(None, None, None)))
@@ -181,6 +180,17 @@ def test_keys(open_page: Callable[..., Page]) -> None:
     page.keyboard.type("j/?lg")
     expect(box).to_have_value("j/?lg")
     at(urls.search_url("traced"))
+
+
+def test_a_key_at_the_moment_the_list_closes(open_page: Callable[..., Page]) -> None:
+    page = open_page(urls.trajectory_url("traced", ROLLOUTS[1]))
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys of this page")).to_be_visible()
+    page.evaluate("""() => {
+        document.querySelector("dialog").close();  // its event "close" comes later
+        document.body.dispatchEvent(new KeyboardEvent("keydown", {key: "l", bubbles: true}));
+    }""")
+    expect(page).to_have_url(re.compile(re.escape(urls.lineage_url("traced", ROLLOUTS[1]))))
 
 
 def test_lineage_by_clicks(open_page: Callable[..., Page]) -> None:

@@ -9,8 +9,11 @@
   // A box that scrolls sideways takes the arrow keys for itself.
   const scrolls = (target) => target instanceof HTMLElement && target.scrollWidth > target.clientWidth && target.tabIndex === 0;
 
+  // Only while it is open: once closed it stays in the page until its event "close" comes, and must not take keys meanwhile.
+  const openList = () => document.querySelector("dialog#keys[open]");
+
   function help() {
-    const old = document.getElementById("keys");
+    const old = openList();
     if (old) { old.close(); return; }
     const dialog = document.createElement("dialog");
     dialog.id = "keys";
@@ -48,7 +51,7 @@
     if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target)) return;
     if (event.key.startsWith("Arrow") && scrolls(event.target)) return;
     if (event.key === "?") { event.preventDefault(); help(); return; }
-    if (document.getElementById("keys")) return;
+    if (openList()) return;
     const link = links().find((one) => keysOf(one).includes(event.key));
     if (link) { event.preventDefault(); link.click(); }
   });
