@@ -12,7 +12,6 @@ evaluation of its data set, and the choice of cold-start examples. Advantages an
 
 import dataclasses
 import json
-import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 from tapo_core.assets import Assets
 from tapo_core.config_file import parse_config
+from tapo_core.differences import Difference, differences_between, first_token_difference
 from tapo_core.engines.protocols import PolicyRef, Sample, Sampler, SampleRequest, TokenScores
 from tapo_core.errors import UserError
 from tapo_core.ids import derive_seed, digest
@@ -40,7 +40,6 @@ from tapo_core.records import (
     TokenRole,
     TokenWeight,
     Verification,
-    VerificationOutcome,
 )
 from tapo_core.session import R, Session
 from tapo_core.stages.build_cold_start_data import STAGE as CHOICE
@@ -57,8 +56,6 @@ from tapo_core.stages.zpd_filter import zpd_filter
 from tapo_core.store import Record, StageCommit, StoreReader
 from tapo_core.store.commits import check_chain
 from tapo_core.store.tables import TABLES
-from tapo_core.text import shortened
-from tapo_core.verification.math import SYMBOLIC
 from tapo_core.verification.registry import make_verifier
 
 #: What replay makes again.
@@ -74,19 +71,6 @@ _REPLAYED = (
     Evaluation,
     ColdStartExample,
 )
-#: Relative difference that another machine's last digits may make: in sums of float64, and in what is stored as float32.
-_TOLERANCE, _TOLERANCE_FLOAT32 = 1e-9, 1e-5
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Difference:
-    """One value that came out otherwise, or one row that is on one side only (column None)."""
-
-    table: str
-    key: str
-    column: str | None
-    stored: str
-    replayed: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -313,53 +297,10 @@ def replay(run_folder: Path, iteration: int | None = None) -> Replay:
             n_redacted += len(found) - len(stored)
             table = TABLES[record_class].name
             rows[table] = rows.get(table, 0) + len(stored)
-            differences += _compare(record_class, stored, made)
+            differences += differences_between(record_class, stored, made)
     session.verifier.close()
     not_replayed = sorted({c.stage for c in commits if TABLES[Redaction].name not in c.row_counts} - set(_STAGES))
     return Replay(rows, differences, not_replayed, n_redacted)
-
-
-def _compare(record_class: type[Any], stored: Sequence[Any], made: Sequence[Any]) -> list[Difference]:
-    table = TABLES[record_class]
-
-    def by_key(records: Sequence[Any]) -> dict[str, Any]:
-        return {", ".join(f"{name}={getattr(record, name)}" for name in table.key): record for record in records}
-
-    old, new = by_key(stored), by_key(made)
-    found = []
-    for key in sorted(old.keys() | new.keys()):
-        if key not in old or key not in new:
-            found.append(
-                Difference(table.name, key, None, *("there" if key in side else "absent" for side in (old, new)))
-            )
-            continue
-        if isinstance(old[key], Verification) and _out_of_limits(old[key], new[key]):
-            continue
-        for column in table.columns:
-            name = column.name
-            if column.measured:
-                continue
-            was, now = getattr(old[key], name), getattr(new[key], name)
-            if not _same(was, now):
-                found.append(Difference(table.name, key, name, shortened(repr(was), 80), shortened(repr(now), 80)))
-    return found
-
-
-def _out_of_limits(stored: Verification, replayed: Verification) -> bool:
-    """Whether a worker ran into its limits, then or now: on another machine, at another time it may not."""
-    return any(v.outcome is VerificationOutcome.UNKNOWN and v.tier.startswith(SYMBOLIC) for v in (stored, replayed))
-
-
-def _same(stored: object, replayed: object) -> bool:
-    """Equal, numbers up to what another machine's last digits may make."""
-    if isinstance(stored, list) and isinstance(replayed, list):
-        return len(stored) == len(replayed) and all(
-            a == b or math.isclose(a, b, rel_tol=_TOLERANCE_FLOAT32, abs_tol=_TOLERANCE_FLOAT32)
-            for a, b in zip(stored, replayed, strict=True)
-        )
-    if isinstance(stored, float) and isinstance(replayed, float):
-        return math.isclose(stored, replayed, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
-    return stored == replayed
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -396,19 +337,7 @@ def resample(run_folder: Path, n: int, iteration: int | None = None) -> Resample
             samples = session.live_sampler_at(versions[version_id]).sample(requests)
             for rollout, row, again in zip(chosen, tokens, samples, strict=True):
                 if again.token_ids_T != row.token_ids_T:
-                    differences.append(_first_token(rollout, row.token_ids_T, again.token_ids_T))
+                    differences.append(first_token_difference(rollout, row.token_ids_T, again.token_ids_T))
     finally:
         session.close()
     return Resampled(len(drawn), differences)
-
-
-def _first_token(rollout: Rollout, stored: Sequence[int], again: Sequence[int]) -> Difference:
-    place = next(
-        (i for i, (a, b) in enumerate(zip(stored, again, strict=False)) if a != b), min(len(stored), len(again))
-    )
-    return Difference(
-        "rollout_tokens",
-        f"subject_id={rollout.rollout_id}",
-        f"token_ids_T[{place}]",
-        *(str(ids[place]) if place < len(ids) else "end" for ids in (stored, again)),
-    )

@@ -102,6 +102,10 @@ def test_tables_by_hand(made: Made, record: Record) -> None:
     assert "| chained arithmetic | cold | pass@1 | +12.5 " in tokens, "50 to 37.5 after GRPO's third iteration"
     assert "| +12.5 | 0 | 3 |" in tokens
     assert "chained arithmetic, cold: not reached with seeds 1." in tokens
+    assert "chained arithmetic, cold: the two runs of seeds 1 did not begin alike" in steps, (
+        "25% and 12.5%, seed 0 with 0%"
+    )
+    assert "did not begin alike" not in tokens
 
 
 def test_what_has_other_settings_or_nothing_to_stand_on_is_said(made: Made, record: Record) -> None:
