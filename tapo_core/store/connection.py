@@ -66,8 +66,9 @@ def what_to_do(database: Path) -> str:
 
 def _holder(message: str) -> str | None:
     """Who holds the file, if that is what DuckDB complains about."""
-    if "different configuration" in message:
-        # The same file is open in this very process, for reading where we want to write or the other way round.
+    if "different configuration" in message or "Unique file handle conflict" in message:
+        # The same file is open in this very process: for reading where we want to write or the other way round, attached to
+        # another database, or not wholly closed yet.
         return f"this process (PID {os.getpid()})"
     if "Could not set lock" not in message:
         return None

@@ -1,6 +1,7 @@
 """What two processes do to each other, and what kill -9 leaves behind."""
 
 import contextlib
+import os
 import random
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pytest
 from small_run import RUN_ID, Stage, build_small_run, commit, many_queries, many_rows, stages
 
@@ -56,6 +58,16 @@ def test_holder_is_named(tmp_path: Path) -> None:
         ):
             with pytest.raises(StoreLockedError, match=rf"held by PID {holder.pid} .* within 0\.2 s"):
                 use()
+
+
+def test_this_process_is_named_as_a_holder(tmp_path: Path) -> None:
+    build_small_run(tmp_path, 1)
+    with duckdb.connect() as other:
+        other.execute(f"ATTACH '{database_path(tmp_path)}' AS run")
+        with pytest.raises(StoreLockedError, match=rf"held by this process \(PID {os.getpid()}\) .* within 0\.2 s"):
+            StoreWriter(tmp_path, lock_seconds=0.2).migrate()
+        other.execute("DETACH run")
+        StoreWriter(tmp_path, lock_seconds=0.2).migrate()
 
 
 def test_writer_waits_for_a_short_holder(tmp_path: Path) -> None:
