@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tapo_core.advantages import mean_and_std
 from tapo_core.config_file import parse_config, read_toml, write_toml
 from tapo_core.errors import ConfigError, UserError
 from tapo_core.nano.prepare import write_problems
@@ -43,7 +44,10 @@ def test_the_study_of_the_paper_has_what_it_is_to_have() -> None:
     assert (by_variant["no_dcs"].filter.n_pos, by_variant["no_dcs"].filter.n_neg) == (1, 1)
     scopes = {by_variant[name].advantage.constructed_scope for name in ("tapo", "scope_query", "scope_batch")}
     assert scopes == {"original", "query", "batch"}
-    assert by_variant["std_floor"].advantage.std_floor > 0
+    n = by_variant["std_floor"].sampler.rollouts_per_query
+    assert by_variant["std_floor"].advantage.std_floor > mean_and_std([1.0] + [0.0] * (n - 1))[1], (
+        "or it changes nothing"
+    )
     sft = by_variant["sft"]
     assert (sft.update.constructed_loss, sft.advantage.constructed_scope) == ("log_likelihood", "raw")
     assert sft.filter.require_correct
