@@ -7,7 +7,6 @@ flash-attn nothing here changes its behaviour.
 import argparse
 import importlib.util
 import os
-import socket
 import sys
 import types
 from collections.abc import Iterator
@@ -54,12 +53,6 @@ def _flash_attn_names() -> Iterator[None]:
     finally:
         for module_name in names:
             sys.modules.pop(module_name, None)
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def import_openrlhf() -> None:
@@ -115,10 +108,14 @@ def make_strategy(
             ds_config["steps_per_print"] = sys.maxsize
             return ds_config
 
-    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+    # DeepSpeed wants all five to be there. No launcher gives port 0: with it, nobody started ranks, neither for us nor for
+    # a parent whose environment we have.
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    for name, value in alone.items():
         os.environ.setdefault(name, value)
-    if "MASTER_PORT" not in os.environ:
-        os.environ["MASTER_PORT"] = str(_free_port())
+    if os.environ["MASTER_PORT"] == "0" and not dist.is_initialized():
+        # One rank needs no port to meet others at, which another process might hold, or call.
+        dist.init_process_group("nccl" if has_gpu() else "gloo", store=dist.HashStore(), rank=0, world_size=1)
     settings = argparse.Namespace(
         local_rank=int(os.environ["LOCAL_RANK"]),
         ds=argparse.Namespace(
