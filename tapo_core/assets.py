@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tapo_core.config import NANO, TapoConfig
+from tapo_core.data_tables import check_there
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +30,16 @@ def resolve_assets(config: TapoConfig, progress: Callable[[str, float], None] | 
 
     Raises:
         UserError: the cache folder cannot be written to.
+        DataError: a data set that is named besides the nano world is not there.
     """
     model, train, held_out = config.model.path, config.data.train, config.data.held_out
     if NANO in (model, train, held_out):
         from tapo_core.nano.prepare import prepare
 
+        # First: a wrong path would be told after the minutes that the built-in model may take.
+        for key, location in (("data.train", train), ("data.held_out", held_out)):
+            if location != NANO:
+                check_there(location, key)
         nano = prepare(config.nano, cache_root() / "nano", progress)
         model = str(nano.model_path) if model == NANO else model
         train = str(nano.train_path) if train == NANO else train

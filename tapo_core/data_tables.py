@@ -4,6 +4,8 @@ Nothing that comes with a data set is run: `datasets` 4 and later knows no loadi
 asked for.
 """
 
+import errno
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -40,6 +42,17 @@ def open_table(location: str, key: str) -> DataTable | None:
     if path.is_dir():
         return _folder(path, split, key)
     return _parquet(path, key) if path.suffix == ".parquet" else None
+
+
+def check_there(location: str, key: str) -> None:
+    """See that a data set's file or folder exists, which is quick; what it holds is for the reader to see.
+
+    Raises:
+        DataError: nothing is there.
+    """
+    places = (Path(location), Path(location.rpartition(":")[0] or location))
+    if not location.startswith("hf:") and not any(place.exists() for place in places):
+        raise DataError(f"{location}: cannot read the data file ({os.strerror(errno.ENOENT)}); check {key}")
 
 
 def _parquet(path: Path, key: str) -> DataTable:

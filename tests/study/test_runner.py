@@ -59,6 +59,7 @@ def test_what_is_done_is_not_done_again(made: Made) -> None:
 
 def test_a_run_that_fails_is_reported_and_the_others_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TAPO_CACHE", str(tmp_path / "cache"))
     file = write_study(tmp_path, STUDY.replace("seeds = [0, 1]", "seeds = [0]\nset.data.train = 'gone.jsonl'"))
     tapo, grpo = plan_runs(load_study(file), str(file))
     make_run(tapo)
@@ -67,6 +68,7 @@ def test_a_run_that_fails_is_reported_and_the_others_are_kept(tmp_path: Path, mo
     assert str(done.exception) == "1 runs failed; the same command tries them again"
     assert "1/1 chain-cold-grpo-s0: FAILED (exit code 2), see runs/made/logs/chain-cold-grpo-s0.log" in done.stdout
     assert "gone.jsonl: cannot read the data file" in " ".join(done.stderr.split())
+    assert not (tmp_path / "cache").exists(), "that the file is gone is told before a model is built"
     assert "1 of 2 runs, seeds 0" in (tmp_path / "runs" / "made" / "results.md").read_text()
     assert not grpo.folder.exists() or state_of(grpo) is State.NEW
     listed = study_command(file, "--list", "--format", "csv").stdout.splitlines()
