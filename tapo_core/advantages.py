@@ -101,8 +101,11 @@ def _normalise(
     item: Rewarded, group: AdvantageGroup, scope: str, size: int, mean: float, std: float, config: AdvantageConfig
 ) -> Normalised:
     floored = max(std, config.std_floor)
-    # Not left to eps: rounding in the mean of equal rewards, divided by eps, would be an advantage made of noise.
-    value = 0.0 if floored == 0.0 else (item.reward - mean) / (floored + config.eps)
     if scope == "raw":
         value = item.reward
+    elif floored == 0.0:
+        # Not left to eps: rounding in the mean of equal rewards, divided by eps, would be an advantage made of noise.
+        value = 0.0
+    else:
+        value = (item.reward - mean) / (floored + config.eps)
     return Normalised(item.subject_id, item.query_id, group, scope, size, item.reward, mean, std, value)

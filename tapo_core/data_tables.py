@@ -35,10 +35,7 @@ def open_table(location: str, key: str) -> DataTable | None:
     """
     if location.startswith("hf:"):
         return _hub(location, key)
-    path, split = Path(location), ""
-    if not path.exists() and Path(location.rpartition(":")[0] or path).is_dir():
-        folder, _, split = location.rpartition(":")
-        path = Path(folder)
+    path, split = _local(location)
     if path.is_dir():
         return _folder(path, split, key)
     return _parquet(path, key) if path.suffix == ".parquet" else None
@@ -50,9 +47,15 @@ def check_there(location: str, key: str) -> None:
     Raises:
         DataError: nothing is there.
     """
-    places = (Path(location), Path(location.rpartition(":")[0] or location))
-    if not location.startswith("hf:") and not any(place.exists() for place in places):
+    if not location.startswith("hf:") and not _local(location)[0].exists():
         raise DataError(f"{location}: cannot read the data file ({os.strerror(errno.ENOENT)}); check {key}")
+
+
+def _local(location: str) -> tuple[Path, str]:
+    """A file or folder, and the split that is named after a folder's colon."""
+    path = Path(location)
+    folder, _, split = location.rpartition(":")
+    return (Path(folder), split) if folder and not path.exists() and Path(folder).is_dir() else (path, "")
 
 
 def _parquet(path: Path, key: str) -> DataTable:

@@ -7,8 +7,8 @@ rewrites all three, chain included, is not found out; keep the last chain digest
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ import duckdb
 import pyarrow
 import pyarrow.parquet
 
-from tapo_core.errors import IntegrityError, StoreLockedError, UserError
+from tapo_core.errors import IntegrityError, StoreLockedError
 from tapo_core.store.batches import rows_digest
-from tapo_core.store.commits import StageCommit, chain_digest, read_commits
+from tapo_core.store.chain import check_ledger, check_stage_commit, commit_title
+from tapo_core.store.commits import StageCommit, read_commits
 from tapo_core.store.connection import LOCK_SECONDS, connect, database_path, ledger_path, published_folder
 from tapo_core.store.contents import check_checkpoints, check_contents
 from tapo_core.store.findings import Report
-from tapo_core.store.ledger import LedgerEntry, read_lines
+from tapo_core.store.ledger import read_lines
 from tapo_core.store.migrate import column_counts, level_at, pending_migrations, shipped_migrations
 from tapo_core.store.publish import (
     TABLES_BY_NAME,
@@ -134,11 +135,11 @@ class _Audit:
                 levels = {commit.seq: level_at(connection, commit.committed_at) for commit in stored[len(lines) :]}
                 if pending_migrations(connection, shipped_migrations()):
                     self._add("missing", "database", "it lacks migrations", file=self._database)
-        listed = self._check_ledger(lines)
+        listed = check_ledger(self._report, ledger_path(self._run_folder), lines)
         for seq, (commit, level) in listed.items():
             self._commits[seq] = _Commit(commit, level)
         if stored is not None:
-            self._check_stage_commit(listed, stored)
+            check_stage_commit(self._report, listed, stored)
             for commit in stored:  # what the ledger does not say
                 if commit.seq not in listed:
                     level = levels.get(commit.seq, shipped_migrations()[-1].version)
@@ -149,53 +150,6 @@ class _Audit:
         ):
             self._add("added", "published", "no commit has this file", file=path)
         return stored is not None
-
-    def _check_ledger(self, lines: Sequence[LedgerEntry | IntegrityError]) -> dict[int, tuple[StageCommit, int]]:
-        listed = {}
-        previous: str | None = None
-        for seq, line in enumerate(lines, start=1):
-            if isinstance(line, IntegrityError):
-                self._add("changed", "ledger", one_line(line))
-                previous = None
-                continue
-            commit = line.commit
-            if commit is None:
-                raise UserError(
-                    f"{ledger_path(self._run_folder)} line {seq} is of an older version of TAPO; resume the run"
-                )
-            listed[seq] = commit, line.migration or 0
-            after_a_gap = seq > 1 and previous is None
-            expected = chain_digest(
-                commit.previous_digest if after_a_gap else previous,
-                *(commit.run_id, commit.iteration, commit.stage, commit.content_digest, commit.manifest),
-            )
-            wrong = [] if after_a_gap or commit.previous_digest == previous else ["previous_digest"]
-            wrong += [] if commit.chain_digest == expected else ["chain_digest"]
-            if wrong:
-                self._add(
-                    "changed", "ledger", f"{_named(commit)} does not follow from the one before", columns=tuple(wrong)
-                )
-            previous = commit.chain_digest
-        return listed
-
-    def _check_stage_commit(self, listed: dict[int, tuple[StageCommit, int]], stored: Sequence[StageCommit]) -> None:
-        by_seq = {commit.seq: commit for commit in stored}
-        for seq in sorted(listed.keys() | by_seq.keys()):
-            where = {"table": "stage_commit", "key": f"seq={seq}"}
-            if seq not in by_seq:
-                self._add("missing", "database", "the ledger has this commit", **where)
-            elif seq not in listed:
-                self._add(
-                    "missing",
-                    "ledger",
-                    "no line for this commit (a writer adds the last one when it opens next)",
-                    **where,
-                )
-            else:
-                one, other = listed[seq][0], by_seq[seq]
-                columns = [f.name for f in fields(StageCommit) if getattr(one, f.name) != getattr(other, f.name)]
-                if columns:
-                    self._add("changed", "database", "differs from the ledger", columns=tuple(columns), **where)
 
     # Published files
 
@@ -226,7 +180,7 @@ class _Audit:
             checked, {name: published.digests for name, published in read.items()}
         )
         if not checked.whole and not checked.unreadable:
-            self._add("changed", "published", f"the rows of {_named(commit)} do not give its digest")
+            self._add("changed", "published", f"the rows of {commit_title(commit)} do not give its digest")
         check_contents(self._report, {name: published.rows for name, published in read.items()}, self._redactions)
         if "policy_version" in read:
             self._versions += read["policy_version"].rows.to_pylist()
@@ -397,7 +351,3 @@ class _Audit:
 
 def _key_text(table: Table, key: Key) -> str:
     return ", ".join(f"{name}={value}" for name, value in zip(table.key, key, strict=True))
-
-
-def _named(commit: StageCommit) -> str:
-    return f"commit {commit.seq} (stage {commit.stage} of iteration {commit.iteration})"

@@ -40,10 +40,11 @@ class Readings:
         """Whether the policy that came out of an iteration was evaluated."""
         return (run, iteration) in self._problems
 
-    def began_alike(self, first: str, second: str) -> bool:
-        """Whether two runs have the same evaluation before training: the built-in model is built once a machine, and another
+    def not_alike(self, pair: "Pair") -> list[int]:
+        """Seeds whose two runs have other evaluations before training: the built-in model is built once a machine, and another
         machine's arithmetic makes a slightly different one."""
-        return self._problems.get((first, 0)) == self._problems.get((second, 0))
+        runs = zip(pair.seeds, pair.first, pair.second, strict=True)
+        return [seed for seed, (a, _), (b, _) in runs if self._problems.get((a, 0)) != self._problems.get((b, 0))]
 
     def tokens(self, run: str, iteration: int) -> int:
         """Generated for training by then."""
@@ -84,14 +85,13 @@ class Pair:
     first: list[Policy]
     second: list[Policy]
     not_reached: list[int]  #: seeds whose second run ended before it had generated as many tokens
-    not_alike: list[int]  #: seeds whose two runs did not begin with the same evaluation
 
 
 def paired(readings: Readings, study: StudyConfig, pairing: Pairing, at: str, cell: Cell) -> Pair:
     """The policies that a comparison is about, for the seeds that both variants were run with."""
     steps = study.study.steps
     first, second = readings.runs(cell, pairing.first), readings.runs(cell, pairing.second)
-    pair = Pair([], [], [], [], [])
+    pair = Pair([], [], [], [])
     for seed in sorted(first.keys() & second.keys()):
         there: int | None = steps
         if at == "tokens":
@@ -102,8 +102,6 @@ def paired(readings: Readings, study: StudyConfig, pairing: Pairing, at: str, ce
             pair.seeds.append(seed)
             pair.first.append((first[seed], steps))
             pair.second.append((second[seed], there))
-            if not readings.began_alike(first[seed], second[seed]):
-                pair.not_alike.append(seed)
     return pair
 
 
@@ -151,9 +149,9 @@ def comparison_tables(study: StudyConfig, readings: Readings) -> list[str]:
                 rows += _differences(study, readings, cell, pair, at)
                 if pair.not_reached:
                     notes.append(f"{study.cell_title(cell)}: not reached with seeds {_listed(pair.not_reached)}.")
-                if pair.not_alike:
+                if not_alike := readings.not_alike(pair):
                     notes.append(
-                        f"{study.cell_title(cell)}: the two runs of seeds {_listed(pair.not_alike)} did not begin alike: their "
+                        f"{study.cell_title(cell)}: the two runs of seeds {_listed(not_alike)} did not begin alike: their "
                         "evaluations before training differ, as do initial models built on two machines."
                     )
             first, second = (study.title("variants", name) for name in (pairing.first, pairing.second))
