@@ -304,13 +304,13 @@ def shaped_run(folder: Path, sampler: str, shape: Shape, dtype: str) -> dict[str
     trainer.update(trajectories[:4], 0)  # the optimizer's state is allocated at its first step
     trainer.publish(folder / "published", "warm")
     before = trainer.policy_version_id
-    steps = timed(
+    report = timed(
         "update",
         lambda: trainer.update(trajectories, 1),
         lambda _: length * len(trajectories),
         flops(shape, parameters, length, backward=True),
     )
-    facts["grad_norm"] = steps[-1].values["grad_norm"]
+    facts["grad_norm"] = report.steps[-1].values["grad_norm"]
     session.close()
     if before != "warm" or not 0.0 < facts["grad_norm"] < float("inf"):
         sys.exit(f"gpu_check: the update was none: gradient norm {facts['grad_norm']}")

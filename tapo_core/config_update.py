@@ -59,6 +59,11 @@ class UpdateConfig(Section):
     keep_optimizer_states: PositiveInt = 2
     """DeepSpeed checkpoints kept, newest first. Weights of every policy version are kept."""
 
+    @property
+    def one_step(self) -> bool:
+        """Whether an update is a single optimizer step: the policy that it changes is then the one that its data are from."""
+        return self.epochs * self.minibatches == 1
+
     @model_validator(mode="after")
     def _combinations(self) -> "UpdateConfig":
         if self.offload == "optimizer" and self.zero_stage == 0:

@@ -243,13 +243,12 @@ def _votes(location: ErrorLocation) -> Iterable[tuple[int, str]]:
 
 def _replay_update(session: Session, iteration: int, _input_digest: str) -> StageCommit:
     """The derived part of an update: advantages, and OTS weights from the stored log-probabilities and entropies."""
-    stored = {row.subject_id: row for row in session.load(TokenWeight, iteration)}
+    stored = session.load(TokenWeight, iteration)
+    scores = {row.subject_id: TokenScores(row.logprobs_T, row.entropies_T) for row in stored}
     members = batch_members(session, iteration)
-    weighted = [member for member in members if member.advantage.subject_id in stored]
-    rows = [stored[member.advantage.subject_id] for member in weighted]
-    scores = [TokenScores(row.logprobs_T, row.entropies_T) for row in rows]
+    weighted = [member for member in members if member.subject_id in scores]
+    weights = {member.subject_id: token_weights(session, member, scores) for member in weighted}
     records: list[Record] = [*advantage_rows(session, iteration, members)]
-    weights = [token_weights(session, member, score) for member, score in zip(weighted, scores, strict=True)]
     records += token_weight_rows(session, iteration, weighted, scores, weights)
     return session.commit("update_policy", iteration, "", {}, records)
 

@@ -15,7 +15,7 @@ from tapo_core.engines.hf import load_model
 from tapo_core.engines.openrlhf_actor import OpenRlhfActor
 from tapo_core.engines.openrlhf_runtime import check_optimizer, load_optimizer
 from tapo_core.engines.policy_loss import n_outside, policy_losses
-from tapo_core.engines.protocols import PolicyRef, StepMetrics, TokenScores, TrainingTrajectory
+from tapo_core.engines.protocols import PolicyRef, StepMetrics, TokenScores, TrainingTrajectory, UpdateReport
 from tapo_core.engines.scoring import Scores, response_logprobs
 from tapo_core.files import publish_folder
 from tapo_core.records import AdvantageGroup
@@ -90,24 +90,27 @@ class OpenRlhfTrainer(OpenRlhfActor):
                 scores[i] = TokenScores(logprobs[row, span].tolist(), entropy[row, span].tolist())
         return scores
 
-    def update(self, trajectories: Sequence[TrainingTrajectory], seed: int) -> list[StepMetrics]:
+    def update(self, trajectories: Sequence[TrainingTrajectory], seed: int) -> UpdateReport:
         """All optimizer steps of one iteration."""
-        return joined([self.update_share(trajectories, seed)])
+        return self.update_share(trajectories, seed)  # this process is the only rank
 
-    def update_share(self, trajectories: Sequence[TrainingTrajectory], seed: int) -> list[StepMetrics]:
-        """This rank's part of all optimizer steps on all trajectories. The ranks' metrics make the step's by `joined`."""
+    def update_share(self, trajectories: Sequence[TrainingTrajectory], seed: int) -> UpdateReport:
+        """This rank's part of all optimizer steps on all trajectories. The ranks' parts make the whole by `joined_reports`."""
         if self._policy_version_id is None:
             raise RuntimeError("load_policy comes before update")
+        if not self._config.one_step and any(t.old_logprobs_T is None for t in trajectories):
+            raise ValueError("an update of several steps needs the old log-probabilities of every trajectory")
         self._policy_version_id = None
         self._wake()
         self._actor.train()
         steps = []
+        found: dict[str, list[float]] = {}
         for epoch in range(self._config.epochs):
             order = list(range(len(trajectories)))
             random.Random(f"{seed}/{epoch}").shuffle(order)
             for chunk in _deal(order, self._config.minibatches):
-                steps.append(self._step([trajectories[i] for i in chunk]))
-        return steps
+                steps.append(self._step([trajectories[i] for i in chunk], found))
+        return UpdateReport(steps, found)
 
     @cached_property
     def _reference_model(self) -> "torch.nn.Module":
@@ -124,11 +127,12 @@ class OpenRlhfTrainer(OpenRlhfActor):
             self._config.micro_batch_tokens,
         )
 
-    def _step(self, minibatch: Sequence[TrainingTrajectory]) -> StepMetrics:
+    def _step(self, minibatch: Sequence[TrainingTrajectory], found: dict[str, list[float]]) -> StepMetrics:
         """This rank's part of one optimizer step: L = L_GRPO(original) + lambda * L(constructed), each averaged over its own
         group of the whole minibatch.
 
-        With a KL term, each group's loss also has kl_coefficient * k3(policy, reference), averaged in the same way.
+        With a KL term, each group's loss also has kl_coefficient * k3(policy, reference), averaged in the same way. `found` is
+        given the old log-probabilities of trajectories that came without.
         """
         from openrlhf.models.loss import aggregate_loss
         from openrlhf.models.utils import compute_approx_kl
@@ -159,9 +163,14 @@ class OpenRlhfTrainer(OpenRlhfActor):
             scores = self._forward(ids, response, entropy=self._weighs_anew)
             logprobs = scores.logprobs
             total = 0.0 * logprobs.sum()  # for a rank that has none left
-            old = self._spread([t.old_logprobs_T for t in rows], response)
+            old_BT = self._old_logprobs(rows, response, logprobs, found)
+            old = self._spread(old_BT, response)
             sampled = self._spread(
-                [t.old_logprobs_T if t.sampled_logprobs_T is None else t.sampled_logprobs_T for t in rows], response
+                [
+                    o if t.sampled_logprobs_T is None else t.sampled_logprobs_T
+                    for t, o in zip(rows, old_BT, strict=True)
+                ],
+                response,
             )
             weights = self._weights(rows, response, scores)
             advantage = self._spread(
@@ -206,6 +215,24 @@ class OpenRlhfTrainer(OpenRlhfActor):
                 metrics["loss"] += float(part.detach()) / n_ranks
             metrics["grad_norm"] = self._accumulate(total, last=number == len(batches) - 1)
         return StepMetrics(metrics)
+
+    def _old_logprobs(
+        self,
+        rows: Sequence[TrainingTrajectory],
+        response: "torch.Tensor",
+        logprobs: "torch.Tensor",
+        found: dict[str, list[float]],
+    ) -> list[list[float]]:
+        """Log-probabilities of a micro-batch's response tokens under the policy before the update: those that came with it, or
+        its own, which are then put into `found`: the ratio is 1, and its gradient that of log p.
+        """
+        old = []
+        for row, trajectory in enumerate(rows):
+            own = trajectory.old_logprobs_T
+            if own is None:
+                own = found[trajectory.subject_id] = logprobs.detach()[row][response[row].bool()].tolist()
+            old.append(own)
+        return old
 
     @property
     def _weighs_anew(self) -> bool:
@@ -262,6 +289,12 @@ def joined(shares: Sequence[Sequence[StepMetrics]]) -> list[StepMetrics]:
         )
         for parts in zip(*shares, strict=True)
     ]
+
+
+def joined_reports(shares: Sequence[UpdateReport]) -> UpdateReport:
+    """What all ranks did, from every one's part of it."""
+    found = {subject: logprobs for share in shares for subject, logprobs in share.old_logprobs_T.items()}
+    return UpdateReport(joined([share.steps for share in shares]), found)
 
 
 def _deal(order: Sequence[int], parts: int) -> Iterator[list[int]]:

@@ -95,7 +95,8 @@ class TrainingTrajectory:
     group: AdvantageGroup
     prompt_token_ids: list[int]
     response_token_ids_T: list[int]
-    old_logprobs_T: list[float]
+    #: under the policy that the update begins with; None, in an update of one step alone: its own forward pass gives them
+    old_logprobs_T: list[float] | None
     advantage: float
     weights_T: list[float]  #: OTS weights; 1.0 everywhere for original rollouts
     #: by the sampler; None where it sampled under another prompt
@@ -117,6 +118,14 @@ class StepMetrics:
     values: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class UpdateReport:
+    """What an update did."""
+
+    steps: list[StepMetrics]  #: in order
+    old_logprobs_T: dict[str, list[float]]  #: subject id -> those of each trajectory that came without them, nats
+
+
 class PolicyTrainer(Protocol):
     """Stage 6: holds the trainable policy with its optimizer state."""
 
@@ -133,8 +142,12 @@ class PolicyTrainer(Protocol):
     def score(self, prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> list[TokenScores]:
         """Log-probabilities and entropies of responses, without gradient."""
 
-    def update(self, trajectories: Sequence[TrainingTrajectory], seed: int) -> list[StepMetrics]:
-        """All optimizer steps of one iteration, in order."""
+    def update(self, trajectories: Sequence[TrainingTrajectory], seed: int) -> UpdateReport:
+        """All optimizer steps of one iteration.
+
+        Raises:
+            ValueError: a trajectory has no old log-probabilities, and there is more than one step.
+        """
 
     def publish(self, folder: Path, policy_version_id: str) -> None:
         """Write the weights to `folder`/hf and the optimizer state to `folder`/deepspeed, atomically: the folder appears

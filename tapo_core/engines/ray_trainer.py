@@ -15,13 +15,14 @@ from tapo_core.engines.environment import prepare_environment
 from tapo_core.engines.openrlhf_actor import openrlhf_name
 from tapo_core.engines.openrlhf_runtime import check_optimizer, import_openrlhf
 from tapo_core.engines.openrlhf_sft import OpenRlhfFineTuner, batches_of, run_steps
-from tapo_core.engines.openrlhf_trainer import OpenRlhfTrainer, joined
+from tapo_core.engines.openrlhf_trainer import OpenRlhfTrainer, joined, joined_reports
 from tapo_core.engines.protocols import (
     PolicyRef,
     StepMetrics,
     TokenScores,
     TrainingExample,
     TrainingTrajectory,
+    UpdateReport,
 )
 from tapo_core.engines.ray_cluster import RayCluster
 from tapo_core.engines.ray_sampler import own_error
@@ -180,10 +181,10 @@ class RayTrainer:
             scores |= share
         return [scores[i] for i in range(len(prompts))]
 
-    def update(self, trajectories: Sequence[TrainingTrajectory], seed: int) -> list[StepMetrics]:
+    def update(self, trajectories: Sequence[TrainingTrajectory], seed: int) -> UpdateReport:
         """All optimizer steps of one iteration."""
         self._policy_version_id = None
-        return joined(self._ranks.call("update_share", trajectories, seed))
+        return joined_reports(self._ranks.call("update_share", trajectories, seed))
 
     def publish(self, folder: Path, policy_version_id: str) -> None:
         """Write weights and optimizer state, atomically, into a folder that every rank can write to."""

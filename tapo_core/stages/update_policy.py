@@ -1,12 +1,12 @@
 """Stage 6: one policy update on the selected trajectories, and a new policy version."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from tapo_core.advantages import Normalised, Rewarded, decoupled_advantages
 from tapo_core.correction import tokens_within
 from tapo_core.engines.openrlhf_trainer import drop_optimizer_states
-from tapo_core.engines.protocols import TokenScores, TrainingTrajectory
+from tapo_core.engines.protocols import PolicyTrainer, TokenScores, TrainingTrajectory, UpdateReport
 from tapo_core.ids import deterministic_id, tree_digest
 from tapo_core.off_policy import Mismatch, measure
 from tapo_core.records import (
@@ -40,6 +40,16 @@ class Member:
     tokens: RolloutTokens
     n_untrained: int  #: leading response tokens without a loss
 
+    @property
+    def subject_id(self) -> str:
+        """The rollout, or the correction."""
+        return self.advantage.subject_id
+
+    @property
+    def constructed(self) -> bool:
+        """Whether it is of the constructed group."""
+        return self.advantage.group is AdvantageGroup.CONSTRUCTED
+
 
 def update_policy(session: Session, iteration: int, input_digest: str) -> StageCommit:
     """Advantages, OTS weights, the optimizer steps, a published checkpoint, and the rows that say what was done.
@@ -55,11 +65,13 @@ def update_policy(session: Session, iteration: int, input_digest: str) -> StageC
     parent = session.policy_version(iteration - 1)
     members = batch_members(session, iteration)
     trainer = session.trainer_at(parent)
-    scores = trainer.score([m.tokens.prompt_token_ids for m in members], [m.tokens.token_ids_T for m in members])
-    weights = [token_weights(session, m, s) for m, s in zip(members, scores, strict=True)]
-    mismatch, alarms = measure_mismatch(session, iteration, members, scores)
-    trajectories = [_trajectory(m, s, w) for m, s, w in zip(members, scores, weights, strict=True)]
-    steps = trainer.update(trajectories, session.seed(iteration, STAGE)) if trajectories else []
+    scores = score_members(session, trainer, members)
+    weights = {m.subject_id: token_weights(session, m, scores) for m in members}
+    trajectories = [_trajectory(m, scores.get(m.subject_id), weights[m.subject_id]) for m in members]
+    report = trainer.update(trajectories, session.seed(iteration, STAGE)) if trajectories else UpdateReport([], {})
+    steps = report.steps
+    logprobs = {subject_id: score.logprobs_T for subject_id, score in scores.items()} | report.old_logprobs_T
+    mismatch, alarms = measure_mismatch(session, iteration, members, logprobs)
     policy_version_id = deterministic_id("policy_version", run=session.run_id, iteration=iteration)
     folder = session.folder / "policies" / f"{iteration:06d}"
     trainer.publish(folder, policy_version_id)
@@ -86,8 +98,8 @@ def update_policy(session: Session, iteration: int, input_digest: str) -> StageC
     manifest = {
         "policy_version_id": policy_version_id,
         "checkpoint_digest": version.checkpoint_digest,
-        "n_original": sum(m.advantage.group is AdvantageGroup.ORIGINAL for m in members),
-        "n_constructed": sum(m.advantage.group is AdvantageGroup.CONSTRUCTED for m in members),
+        "n_original": sum(not m.constructed for m in members),
+        "n_constructed": sum(m.constructed for m in members),
         "n_steps": len(steps),
         "micro_batch_tokens": session.micro_batch_tokens,
         "sampler_mismatch": measured,
@@ -148,27 +160,36 @@ def _rewarded(
     return result
 
 
-def token_weights(session: Session, member: Member, scores: TokenScores) -> list[float]:
+def score_members(session: Session, trainer: PolicyTrainer, members: Sequence[Member]) -> dict[str, TokenScores]:
+    """Subject id -> its scores under the policy before the update. Originals are not among them where the update is one step:
+    nothing but the loss needs theirs, and the step's own forward pass has them.
+    """
+    chosen = [m for m in members if m.constructed or not session.config.update.one_step]
+    scores = trainer.score([m.tokens.prompt_token_ids for m in chosen], [m.tokens.token_ids_T for m in chosen])
+    return {member.subject_id: score for member, score in zip(chosen, scores, strict=True)}
+
+
+def token_weights(session: Session, member: Member, scores: Mapping[str, TokenScores]) -> list[float]:
     """OTS weights on constructed trajectories, 0 on a prefix that is not trained on; 1 on originals."""
-    if member.advantage.group is AdvantageGroup.ORIGINAL:
-        return [1.0] * len(scores.logprobs_T)
-    weights = ood_token_weights(scores.logprobs_T, scores.entropies_T, session.config.token_weight)
+    if not member.constructed:
+        return [1.0] * len(member.tokens.token_ids_T)
+    own = scores[member.subject_id]
+    weights = ood_token_weights(own.logprobs_T, own.entropies_T, session.config.token_weight)
     return [0.0] * member.n_untrained + weights[member.n_untrained :]
 
 
-def _trajectory(member: Member, scores: TokenScores, weights_T: list[float]) -> TrainingTrajectory:
+def _trajectory(member: Member, scores: TokenScores | None, weights_T: list[float]) -> TrainingTrajectory:
     """What the trainer needs of one trajectory. Tokens that are not trained on are a part of its prompt."""
-    ids, begin = member.tokens.token_ids_T, member.n_untrained
-    sampled, constructed = member.tokens.logprobs_T, member.advantage.group is AdvantageGroup.CONSTRUCTED
+    ids, begin, sampled = member.tokens.token_ids_T, member.n_untrained, member.tokens.logprobs_T
     return TrainingTrajectory(
-        subject_id=member.advantage.subject_id,
+        subject_id=member.subject_id,
         group=member.advantage.group,
         prompt_token_ids=[*member.tokens.prompt_token_ids, *ids[:begin]],
         response_token_ids_T=ids[begin:],
-        old_logprobs_T=scores.logprobs_T[begin:],
+        old_logprobs_T=None if scores is None else scores.logprobs_T[begin:],
         advantage=member.advantage.value,
         weights_T=weights_T[begin:],
-        sampled_logprobs_T=None if sampled is None or constructed else sampled[begin:],
+        sampled_logprobs_T=None if sampled is None or member.constructed else sampled[begin:],
     )
 
 
@@ -194,32 +215,30 @@ def token_weight_rows(
     session: Session,
     iteration: int,
     members: Sequence[Member],
-    scores: Sequence[TokenScores],
-    weights: Sequence[list[float]],
+    scores: Mapping[str, TokenScores],
+    weights: Mapping[str, list[float]],
 ) -> list[TokenWeight]:
     """OTS weights of the constructed members, with the terms they come from."""
-    return [
-        TokenWeight(
-            session.run_id,
-            iteration,
-            member.advantage.subject_id,
-            weights_T,
-            score.logprobs_T,
-            score.entropies_T,
+    rows = []
+    for subject_id in (m.subject_id for m in members if m.constructed):
+        own = scores[subject_id]
+        rows.append(
+            TokenWeight(session.run_id, iteration, subject_id, weights[subject_id], own.logprobs_T, own.entropies_T)
         )
-        for member, score, weights_T in zip(members, scores, weights, strict=True)
-        if member.advantage.group is AdvantageGroup.CONSTRUCTED
-    ]
+    return rows
 
 
 def measure_mismatch(
-    session: Session, iteration: int, members: Sequence[Member], scores: Sequence[TokenScores]
+    session: Session, iteration: int, members: Sequence[Member], logprobs: Mapping[str, list[float]]
 ) -> tuple[Mismatch | None, list[str]]:
-    """Sampler against trainer over the original members, and what is alarming about it, which is told of."""
+    """Sampler against trainer over the original members, and what is alarming about it, which is told of.
+
+    `logprobs`: the trainer's, by subject id.
+    """
     pairs = [
-        (member.tokens.logprobs_T, score.logprobs_T)
-        for member, score in zip(members, scores, strict=True)
-        if member.advantage.group is AdvantageGroup.ORIGINAL and member.tokens.logprobs_T is not None
+        (member.tokens.logprobs_T, logprobs[member.subject_id])
+        for member in members
+        if not member.constructed and member.tokens.logprobs_T is not None
     ]
     found = measure([sampled for sampled, _ in pairs], [scored for _, scored in pairs])
     alarms = [] if found is None else found.alarms(session.config.off_policy)

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -154,7 +155,7 @@ def test_ranks_take_the_steps_that_one_takes(
     local = trainer_of(config.model_copy(update={"zero_stage": 0}), checkpoint)()
     local.load_policy(initial)
     expected_scores = local.score(prompts, responses)
-    expected_steps = local.update(trajectories, seed=5)
+    expected_steps = local.update(trajectories, seed=5).steps
     expected = weights(local, tmp_path / "local", "q")
     local.close()
 
@@ -163,7 +164,7 @@ def test_ranks_take_the_steps_that_one_takes(
     for found, wanted in zip(trainer.score(prompts, responses), expected_scores, strict=True):
         assert found.logprobs_T == pytest.approx(wanted.logprobs_T, abs=1e-5)
         assert found.entropies_T == pytest.approx(wanted.entropies_T, abs=1e-5)
-    steps = trainer.update(trajectories, seed=5)
+    steps = trainer.update(trajectories, seed=5).steps
     assert len(steps) == len(expected_steps) == 4
     for step, wanted_step in zip(steps, expected_steps, strict=True):
         assert step.values == pytest.approx(wanted_step.values, abs=1e-5, rel=1e-4)
@@ -187,6 +188,29 @@ def test_ranks_take_the_steps_that_one_takes(
     trainer.update(trajectories, seed=5)
     assert_close(weights(trainer, tmp_path / "again", "q"), expected)
     trainer.close()
+
+
+def test_ranks_score_in_their_only_step(cluster: RayCluster, checkpoint: Path, tmp_path: Path) -> None:
+    config = UpdateConfig(learning_rate=1e-5, warmup_steps=0, micro_batch_tokens=24)
+    trajectories = [replace(t, old_logprobs_T=None) for t in made_up_trajectories(checkpoint, 9)]
+    texts = [t.prompt_token_ids for t in trajectories], [t.response_token_ids_T for t in trajectories]
+    found = []
+    for name, trainer in (
+        ("local", trainer_of(config, checkpoint)()),
+        ("ray", RayTrainer(cluster, trainer_of(config, checkpoint))),
+    ):
+        trainer.load_policy(PolicyRef("p", checkpoint))
+        scores = {t.subject_id: s.logprobs_T for t, s in zip(trajectories, trainer.score(*texts), strict=True)}
+        report = trainer.update(trajectories, seed=5)
+        assert report.old_logprobs_T.keys() == scores.keys()
+        for subject_id, logprobs in scores.items():
+            assert report.old_logprobs_T[subject_id] == pytest.approx(logprobs, abs=1e-5)
+        (step,) = report.steps
+        found.append((step.values, weights(trainer, tmp_path / name, "q")))
+        trainer.close()
+    (local_step, local), (step, own) = found
+    assert step == pytest.approx(local_step, abs=1e-5, rel=1e-4)
+    assert_close(own, local)
 
 
 def test_ranks_fine_tune_as_one_does(cluster: RayCluster, checkpoint: Path, tmp_path: Path) -> None:

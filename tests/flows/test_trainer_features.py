@@ -52,7 +52,7 @@ class Updates:
         return metrics, tree_digest(self.folder / "again" / "hf")
 
     def step(self, trainer: OpenRlhfTrainer, number: int, name: str | None = None) -> StepMetrics:
-        (metrics,) = trainer.update(self.trajectories, seed=number)
+        (metrics,) = trainer.update(self.trajectories, seed=number).steps
         trainer.publish(self.folder / (name or str(number)), f"p{number}")
         return metrics
 

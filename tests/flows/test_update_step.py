@@ -6,6 +6,7 @@ The reference's own gradient is checked against finite differences, so that both
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,17 @@ def made_up_trajectories(checkpoint: Path, n: int) -> list[TrainingTrajectory]:
     return result
 
 
+def as_before_the_update(trajectory: TrainingTrajectory, checkpoint: Path) -> TrainingTrajectory:
+    """The same with old log-probabilities as they are under the checkpoint, the sampler's as far from them as they were."""
+    with torch.no_grad():
+        own = [float(value) for value in logprobs_of(double(checkpoint), trajectory)]
+    old, sampled = trajectory.old_logprobs_T, trajectory.sampled_logprobs_T
+    assert old is not None
+    if sampled is not None:
+        sampled = [s - o + exact for s, o, exact in zip(sampled, old, own, strict=True)]
+    return replace(trajectory, old_logprobs_T=own, sampled_logprobs_T=sampled)
+
+
 @pytest.mark.parametrize("aggregation", ["token", "sequence"])
 def test_the_reference_gradient_against_finite_differences(checkpoint: Path, aggregation: str) -> None:
     config = UpdateConfig.model_validate({"loss_aggregation": aggregation, "lambda_constructed": 0.7})
@@ -167,16 +179,30 @@ def test_the_reference_gradient_against_finite_differences(checkpoint: Path, agg
     {"epochs": 2, "off_policy": {"correction": "tis", "low": 0.8, "high": 1.2}},
     {"minibatches": 2, "loss_aggregation": "sequence", "off_policy": {"correction": "icepop", "low": 0.8, "high": 1.2}},
     {"epochs": 2, "off_policy": {"correction": "seq-mask-tis", "low": 0.9, "high": 1.1}},
+    {"on_policy": True},
+    {"on_policy": True, "loss_aggregation": "sequence", "kl_coefficient": 0.5, "token_weight": {"policy": "current"}},
+    {"on_policy": True, "off_policy": {"correction": "tis", "low": 0.8, "high": 1.2}},
+    {"on_policy": True, "off_policy": {"correction": "seq-mask-tis", "low": 0.9, "high": 1.1}},
 ])  # fmt: skip
 def test_openrlhf_takes_the_same_steps_as_the_reference(checkpoint: Path, keys: dict[str, object]) -> None:
     keys = dict(keys)
     token_weight = TokenWeightConfig.model_validate(keys.pop("token_weight", {}))
     off_policy = OffPolicyConfig.model_validate(keys.pop("off_policy", {}))
+    on_policy = keys.pop("on_policy", False)
     config = UpdateConfig.model_validate({"learning_rate": RATE, "warmup_steps": 0, "micro_batch_tokens": 24, **keys})
-    trajectories = made_up_trajectories(checkpoint, 12)
+    trajectories = given = made_up_trajectories(checkpoint, 12)
+    if on_policy:  # what the originals' old log-probabilities are is left to the step itself to find
+        trajectories = [as_before_the_update(t, checkpoint) for t in trajectories]
+        given = [replace(t, old_logprobs_T=None) if t.group is AdvantageGroup.ORIGINAL else t for t in trajectories]
     trainer = OpenRlhfTrainer(config, token_weight, "float32", TEMPERATURE, 0, checkpoint, off_policy)
     trainer.load_policy(PolicyRef("p", checkpoint, optimizer=None, optimizer_digest=None))
-    reports = trainer.update(trajectories, seed=5)
+    report = trainer.update(given, seed=5)
+    reports = report.steps
+    without = {t.subject_id: t.old_logprobs_T for t, g in zip(trajectories, given, strict=True) if g is not t}
+    assert report.old_logprobs_T.keys() == without.keys()
+    assert len(without) == (8 if on_policy else 0)
+    for subject_id, found in report.old_logprobs_T.items():
+        assert found == pytest.approx(without[subject_id], abs=1e-5)
 
     model = double(checkpoint)
     # OpenRLHF leaves the weights of norms out of weight decay.
@@ -217,3 +243,14 @@ def test_openrlhf_takes_the_same_steps_as_the_reference(checkpoint: Path, keys: 
     # Adam divides a gradient by its own size: where that is next to nothing, the last bit decides the sign.
     assert float((ours - reference).norm() / reference.norm()) < 1e-3
     assert float(((ours - reference).abs() < 1e-5).double().mean()) > 0.999
+
+
+def test_several_steps_need_the_old_logprobs(checkpoint: Path) -> None:
+    config = UpdateConfig(epochs=2)
+    trainer = OpenRlhfTrainer(config, TokenWeightConfig(), "float32", TEMPERATURE, 0, checkpoint, OffPolicyConfig())
+    trainer.load_policy(PolicyRef("p", checkpoint, optimizer=None, optimizer_digest=None))
+    trajectories = [replace(t, old_logprobs_T=None) for t in made_up_trajectories(checkpoint, 3)]
+    with pytest.raises(ValueError, match="of several steps needs the old log-probabilities"):
+        trainer.update(trajectories, seed=5)
+    assert trainer.policy_version_id == "p", "nothing was changed"
+    trainer.close()
