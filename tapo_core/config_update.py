@@ -64,10 +64,6 @@ class UpdateConfig(Section):
         """Whether an update is a single optimizer step: the policy that it changes is then the one that its data are from."""
         return self.epochs * self.minibatches == 1
 
-    def learns_from(self, advantage: float) -> bool:
-        """Whether a trajectory with this advantage has a gradient. Without, it counts in the loss's means and is not computed."""
-        return advantage != 0.0 or self.kl_coefficient > 0.0
-
     @model_validator(mode="after")
     def _combinations(self) -> "UpdateConfig":
         if self.offload == "optimizer" and self.zero_stage == 0:

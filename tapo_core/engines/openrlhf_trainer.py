@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 #: Metrics that every rank has the same value of.
 _SHARED = frozenset({"grad_norm", "learning_rate"})
+_GROUPS = (AdvantageGroup.ORIGINAL, AdvantageGroup.CONSTRUCTED)
 
 
 class OpenRlhfTrainer(OpenRlhfActor):
@@ -97,8 +98,8 @@ class OpenRlhfTrainer(OpenRlhfActor):
         """This rank's part of all optimizer steps on all trajectories. The ranks' parts make the whole by `joined_reports`."""
         if self._policy_version_id is None:
             raise RuntimeError("load_policy comes before update")
-        if not self._config.one_step and any(t.old_logprobs_T is None for t in self._learnt(trajectories)):
-            raise ValueError("an update of several steps needs the old log-probabilities of all that is learnt from")
+        if not self._config.one_step and any(t.old_logprobs_T is None for t in trajectories):
+            raise ValueError("an update of several steps needs the old log-probabilities of every trajectory")
         self._policy_version_id = None
         self._wake()
         self._actor.train()
@@ -110,10 +111,6 @@ class OpenRlhfTrainer(OpenRlhfActor):
             for chunk in _deal(order, self._config.minibatches):
                 steps.append(self._step([trajectories[i] for i in chunk], found))
         return UpdateReport(steps, found)
-
-    def _learnt(self, trajectories: Sequence[TrainingTrajectory]) -> list[TrainingTrajectory]:
-        """Those that have a gradient."""
-        return [t for t in trajectories if self._config.learns_from(t.advantage)]
 
     @cached_property
     def _reference_model(self) -> "torch.nn.Module":
@@ -134,30 +131,34 @@ class OpenRlhfTrainer(OpenRlhfActor):
         """This rank's part of one optimizer step: L = L_GRPO(original) + lambda * L(constructed), each averaged over its own
         group of the whole minibatch.
 
-        With a KL term, each group's loss also has kl_coefficient * k3(policy, reference), averaged in the same way. What has no
-        gradient (a group whose rewards are all alike has none) counts in these means, and is not computed; the other metrics
-        are means over what is. `found` is given the old log-probabilities of trajectories that came without.
+        With a KL term, each group's loss also has kl_coefficient * k3(policy, reference), averaged in the same way. `found` is
+        given the old log-probabilities of trajectories that came without.
         """
         from openrlhf.models.loss import aggregate_loss
         from openrlhf.models.utils import compute_approx_kl
 
         losses = policy_losses(self._config, self._off_policy)
-        learnt = self._learnt(minibatch)
-        totals, computed = _totals(minibatch), _totals(learnt)
+        members = {g: [t for t in minibatch if t.group == g] for g in _GROUPS}
+        totals = {
+            g: {
+                "batch_num_tokens": float(sum(len(t.response_token_ids_T) for t in rows)),
+                "global_batch_size": float(len(rows)),
+            }
+            for g, rows in members.items()
+        }
         scale = {AdvantageGroup.ORIGINAL: 1.0, AdvantageGroup.CONSTRUCTED: self._config.lambda_constructed}
         has_kl = self._config.kl_coefficient > 0.0
         names = ("loss", "clip_fraction", "kl", *(("reference_kl",) if has_kl else ()))
         metrics = {"loss": 0.0}
-        for group in totals:
-            metrics |= {f"{name}/{group}": 0.0 for name in names}
-        if self._off_policy.correction != "off" and AdvantageGroup.ORIGINAL in totals:
+        for group, rows in members.items():
+            metrics |= {f"{name}/{group}": 0.0 for name in names} if rows else {}
+        if self._off_policy.correction != "off" and members[AdvantageGroup.ORIGINAL]:
             metrics["off_policy_outside/original"] = 0.0
-        lengths = [len(t.prompt_token_ids) + len(t.response_token_ids_T) for t in learnt]
-        # At least one, of nothing: the optimizer steps all the same, since its moments and weight decay move the weights.
-        batches = self._batches(lengths, self._config.micro_batch_tokens) or [[]]
+        lengths = [len(t.prompt_token_ids) + len(t.response_token_ids_T) for t in minibatch]
+        batches = self._batches(lengths, self._config.micro_batch_tokens)
         n_ranks = self._strategy.world_size
         for number, batch in enumerate(batches):
-            rows = [learnt[i] for i in batch]
+            rows = [minibatch[i] for i in batch]
             ids, response = self._pad([t.prompt_token_ids for t in rows], [t.response_token_ids_T for t in rows])
             scores = self._forward(ids, response, entropy=self._weighs_anew)
             logprobs = scores.logprobs
@@ -177,9 +178,9 @@ class OpenRlhfTrainer(OpenRlhfActor):
             )
             if has_kl:
                 reference = self._spread(self._reference_logprobs(rows), response)
-            for group, means in computed.items():
+            for group in _GROUPS:
                 chosen = response * self._column([t.group == group for t in rows])
-                share = float(chosen.sum()) / max(means["batch_num_tokens"], 1.0)
+                share = float(chosen.sum()) / max(totals[group]["batch_num_tokens"], 1.0)
                 if share == 0.0:
                     continue
                 loss, clipped, kl, _, _ = losses[group](
@@ -193,7 +194,7 @@ class OpenRlhfTrainer(OpenRlhfActor):
                 )
                 if group is AdvantageGroup.ORIGINAL and self._off_policy.correction != "off":
                     by_rollout = self._off_policy.correction == "seq-mask-tis"
-                    units = means["global_batch_size" if by_rollout else "batch_num_tokens"]
+                    units = totals[group]["global_batch_size" if by_rollout else "batch_num_tokens"]
                     outside = n_outside(old, sampled, chosen, self._off_policy)
                     metrics["off_policy_outside/original"] += outside / units
                 if has_kl:
@@ -275,19 +276,6 @@ class OpenRlhfTrainer(OpenRlhfActor):
     def holds(self, policy_version_id: str) -> None:
         """Be told the version that the weights were published as."""
         self._policy_version_id = policy_version_id
-
-
-def _totals(rows: Sequence[TrainingTrajectory]) -> dict[AdvantageGroup, dict[str, float]]:
-    """What is summed over is divided by, by group that is among the rows; named as OpenRLHF's losses name them."""
-    members = {group: [t for t in rows if t.group is group] for group in AdvantageGroup}
-    return {
-        group: {
-            "batch_num_tokens": float(sum(len(t.response_token_ids_T) for t in own)),
-            "global_batch_size": float(len(own)),
-        }
-        for group, own in members.items()
-        if own
-    }
 
 
 def joined(shares: Sequence[Sequence[StepMetrics]]) -> list[StepMetrics]:

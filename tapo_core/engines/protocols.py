@@ -95,8 +95,7 @@ class TrainingTrajectory:
     group: AdvantageGroup
     prompt_token_ids: list[int]
     response_token_ids_T: list[int]
-    #: under the policy that the update begins with. None: nothing is learnt from it (`UpdateConfig.learns_from`), or the
-    #: update is of one step, whose own forward pass gives them
+    #: under the policy that the update begins with; None, in an update of one step alone: its own forward pass gives them
     old_logprobs_T: list[float] | None
     advantage: float
     weights_T: list[float]  #: OTS weights; 1.0 everywhere for original rollouts
@@ -124,8 +123,7 @@ class UpdateReport:
     """What an update did."""
 
     steps: list[StepMetrics]  #: in order
-    #: subject id -> those of each trajectory that came without them and was learnt from, nats
-    old_logprobs_T: dict[str, list[float]]
+    old_logprobs_T: dict[str, list[float]]  #: subject id -> those of each trajectory that came without them, nats
 
 
 class PolicyTrainer(Protocol):
@@ -148,7 +146,7 @@ class PolicyTrainer(Protocol):
         """All optimizer steps of one iteration.
 
         Raises:
-            ValueError: a trajectory to learn from has no old log-probabilities, and there is more than one step.
+            ValueError: a trajectory has no old log-probabilities, and there is more than one step.
         """
 
     def publish(self, folder: Path, policy_version_id: str) -> None:

@@ -100,7 +100,6 @@ def update_policy(session: Session, iteration: int, input_digest: str) -> StageC
         "checkpoint_digest": version.checkpoint_digest,
         "n_original": sum(not m.constructed for m in members),
         "n_constructed": sum(m.constructed for m in members),
-        "n_learnt": sum(session.config.update.learns_from(m.advantage.value) for m in members),
         "n_steps": len(steps),
         "micro_batch_tokens": session.micro_batch_tokens,
         "sampler_mismatch": measured,
@@ -162,11 +161,10 @@ def _rewarded(
 
 
 def score_members(session: Session, trainer: PolicyTrainer, members: Sequence[Member]) -> dict[str, TokenScores]:
-    """Subject id -> its scores under the policy before the update. Of originals only the loss needs them: they are not among
-    these where the update is one step, whose own forward pass has them, or where nothing is learnt from them.
+    """Subject id -> its scores under the policy before the update. Originals are not among them where the update is one step:
+    nothing but the loss needs theirs, and the step's own forward pass has them.
     """
-    update = session.config.update
-    chosen = [m for m in members if m.constructed or (not update.one_step and update.learns_from(m.advantage.value))]
+    chosen = [m for m in members if m.constructed or not session.config.update.one_step]
     scores = trainer.score([m.tokens.prompt_token_ids for m in chosen], [m.tokens.token_ids_T for m in chosen])
     return {member.subject_id: score for member, score in zip(chosen, scores, strict=True)}
 
@@ -233,14 +231,14 @@ def token_weight_rows(
 def measure_mismatch(
     session: Session, iteration: int, members: Sequence[Member], logprobs: Mapping[str, list[float]]
 ) -> tuple[Mismatch | None, list[str]]:
-    """Sampler against trainer over the original members that are learnt from, and what is alarming about it, which is told of.
+    """Sampler against trainer over the original members, and what is alarming about it, which is told of.
 
     `logprobs`: the trainer's, by subject id.
     """
     pairs = [
         (member.tokens.logprobs_T, logprobs[member.subject_id])
         for member in members
-        if not member.constructed and member.subject_id in logprobs and member.tokens.logprobs_T is not None
+        if not member.constructed and member.tokens.logprobs_T is not None
     ]
     found = measure([sampled for sampled, _ in pairs], [scored for _, scored in pairs])
     alarms = [] if found is None else found.alarms(session.config.off_policy)
