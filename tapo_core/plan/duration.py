@@ -56,9 +56,10 @@ def duration_of(config: TapoConfig, shape: ModelShape, machine: Machine, tokens:
     peak = machine.gpu.bf16_tflops * 1e12
     engines = layout.replicas * layout.tensor_parallel
     sampling = 2.0 * shape.parameters * sampled / (engines * peak * assumed.sampling_mfu)
-    passes = 2.0 + (8.0 if layout.checkpointing else 6.0) * epochs
+    passes = (8.0 if layout.checkpointing else 6.0) * epochs
     passes += 2.0 * epochs if config.update.kl_coefficient > 0.0 else 0.0
-    updating = passes * shape.parameters * trained / (layout.ranks * peak * assumed.mfu)
+    work = shape.parameters * (passes * trained + 2.0 * tokens.scored_tokens)
+    updating = work / (layout.ranks * peak * assumed.mfu)
     basis = (
         f"ESTIMATE from FLOPs, not measured: assumed {assumed.sampling_mfu:.0%} of the peak while sampling (--sampling-mfu) and "
         f"{assumed.mfu:.0%} while updating (--mfu)"

@@ -111,9 +111,10 @@ def _tokens(config: TapoConfig, tokens: Tokens, expected: Expected) -> list[Figu
     if tokens.locating_tokens:
         found.append(Figure("tokens of error location", round(tokens.locating_tokens), "tokens", most))
     prompts = f"prompts of {expected.prompt_tokens} tokens (assumed: --prompt-tokens) included; {most}"
+    scored = "of constructions: one step scores rollouts itself" if config.update.one_step else "before the first step"
     return [
         *found,
-        Figure("scored tokens", round(tokens.trained_tokens), "tokens", prompts),
+        Figure("scored tokens", round(tokens.scored_tokens), "tokens", f"{scored}; {prompts}"),
         Figure(
             "trained tokens", round(tokens.trained_tokens * config.update.epochs), "tokens", f"x update.epochs; {most}"
         ),

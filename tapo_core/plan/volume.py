@@ -27,6 +27,7 @@ class Tokens:
     locating_tokens: float  #: sampled by the methods policy and continuation
     construction_tokens: float
     trained_tokens: float  #: prompts included, in one pass over the batch
+    scored_tokens: float  #: prompts included: of constructions, and of rollouts unless the update is one step
     evaluation_rollouts: int  #: of one evaluation on the held-out queries
     evaluation_tokens: float
 
@@ -53,7 +54,8 @@ def tokens_of(config: TapoConfig, expected: Expected) -> Tokens:
         prefixes = 2 * locate.window + 2
         locating += constructions * prefixes * locate.continuations * sampler.max_new_tokens * share
     construction_tokens = constructions * config.correction.max_new_tokens * share
-    trained = rollout_tokens + construction_tokens + (rollouts + constructions) * expected.prompt_tokens
+    original = rollout_tokens + rollouts * expected.prompt_tokens
+    constructed = construction_tokens + constructions * expected.prompt_tokens
     evaluated = config.evaluation.queries * config.evaluation.samples
     return Tokens(
         rollouts,
@@ -61,7 +63,8 @@ def tokens_of(config: TapoConfig, expected: Expected) -> Tokens:
         rollout_tokens,
         locating,
         construction_tokens,
-        trained,
+        original + constructed,
+        constructed if config.update.one_step else original + constructed,
         evaluated,
         evaluated * sampler.max_new_tokens * share,
     )

@@ -123,6 +123,8 @@ def test_tokens_and_disk_of_a_run() -> None:
     assert (tokens.rollouts, tokens.constructions) == (1024, 512)
     assert tokens.rollout_tokens == 1024 * 4096
     assert tokens.trained_tokens == 1024 * 4096 + 512 * 6144 + 1536 * 200
+    assert tokens.scored_tokens == 512 * (6144 + 200), "of rollouts by the step itself"
+    assert tokens_of(large("update.epochs=2"), Expected()).scored_tokens == tokens.trained_tokens
     assert tokens_of(config, Expected(mean_tokens=1024)).rollout_tokens == 1024 * 1024
     assert tokens_of(large("filter.m_max=8"), Expected()).constructions == 128 * 6, "two of eight are correct"
     assert tokens_of(load_config(CONFIGS / "qwen3_8b_grpo.toml"), Expected()).constructions == 0
