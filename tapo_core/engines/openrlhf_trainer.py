@@ -91,11 +91,7 @@ class OpenRlhfTrainer(OpenRlhfActor):
         return scores
 
     def update(self, trajectories: Sequence[TrainingTrajectory], seed: int) -> UpdateReport:
-        """All optimizer steps of one iteration."""
-        return self.update_share(trajectories, seed)  # this process is the only rank
-
-    def update_share(self, trajectories: Sequence[TrainingTrajectory], seed: int) -> UpdateReport:
-        """This rank's part of all optimizer steps on all trajectories. The ranks' parts make the whole by `joined_reports`."""
+        """All optimizer steps of one iteration. Of several ranks, this one's part; theirs make the whole by `joined_reports`."""
         if self._policy_version_id is None:
             raise RuntimeError("load_policy comes before update")
         if not self._config.one_step and any(t.old_logprobs_T is None for t in trajectories):
@@ -230,7 +226,7 @@ class OpenRlhfTrainer(OpenRlhfActor):
         for row, trajectory in enumerate(rows):
             own = trajectory.old_logprobs_T
             if own is None:
-                own = found[trajectory.subject_id] = logprobs.detach()[row][response[row].bool()].tolist()
+                own = found[trajectory.subject_id] = _chosen(logprobs[row], response[row])
             old.append(own)
         return old
 
@@ -250,9 +246,8 @@ class OpenRlhfTrainer(OpenRlhfActor):
             if trajectory.group is AdvantageGroup.ORIGINAL:
                 weights.append(trajectory.weights_T)
                 continue
-            chosen = response[row].bool()
-            new = scores.logprobs[row].detach()[chosen].tolist()
-            weights.append(ood_token_weights(new, scores.entropy[row].detach()[chosen].tolist(), self._token_weight))
+            new, entropies = (_chosen(values[row], response[row]) for values in (scores.logprobs, scores.entropy))
+            weights.append(ood_token_weights(new, entropies, self._token_weight))
         return weights
 
     def _column(self, flags: Sequence[bool]) -> "torch.Tensor":
@@ -276,6 +271,12 @@ class OpenRlhfTrainer(OpenRlhfActor):
     def holds(self, policy_version_id: str) -> None:
         """Be told the version that the weights were published as."""
         self._policy_version_id = policy_version_id
+
+
+def _chosen(values: "torch.Tensor", mask: "torch.Tensor") -> list[float]:
+    """The values [T-1] at the places of a mask [T-1]: what `_spread` puts there."""
+    found: list[float] = values.detach()[mask.bool()].tolist()
+    return found
 
 
 def joined(shares: Sequence[Sequence[StepMetrics]]) -> list[StepMetrics]:

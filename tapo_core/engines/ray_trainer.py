@@ -184,7 +184,7 @@ class RayTrainer:
     def update(self, trajectories: Sequence[TrainingTrajectory], seed: int) -> UpdateReport:
         """All optimizer steps of one iteration."""
         self._policy_version_id = None
-        return joined_reports(self._ranks.call("update_share", trajectories, seed))
+        return joined_reports(self._ranks.call("update", trajectories, seed))
 
     def publish(self, folder: Path, policy_version_id: str) -> None:
         """Write weights and optimizer state, atomically, into a folder that every rank can write to."""
