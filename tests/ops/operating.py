@@ -5,6 +5,8 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -57,8 +59,24 @@ def retry(operated: Operated, flow_run_id: str) -> None:
 def kill(flow_run_id: str, *more: int) -> None:
     processes = processes_of_flow_runs()[flow_run_id]
     for pid in [*more, *(process.pid for process in processes)]:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     psutil.wait_procs(processes, timeout=30)
+
+
+@contextmanager
+def held(flow_run_id: str) -> Iterator[None]:
+    """The flow run stands still meanwhile, however short it is."""
+    processes = processes_of_flow_runs()[flow_run_id]
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 def done_once(run: Path, iterations: int) -> bool:
