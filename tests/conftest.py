@@ -25,8 +25,9 @@ settings.load_profile("tapo")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first: whatever else there is fills the other process meanwhile."""
-    items.sort(key=lambda item: "ops" not in item.path.parts)
+    """The longest files first, those that wait most before all: whatever else there is fills the other processes meanwhile."""
+    heavy = ["ops", "study", "flows"]
+    items.sort(key=lambda item: min([heavy.index(part) for part in item.path.parts if part in heavy], default=len(heavy)))
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tapo_core.cli.called import command_line
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "nano_tapo.toml"
 
@@ -109,6 +111,18 @@ def test_sql_and_lineage_without_a_run_say_so(tmp_path: Path) -> None:
     check_refused(tapo("lineage", "3abc1ac8", "--run", "x", cwd=tmp_path), tmp_path, "no run in x")
     check_refused(tapo("resume", "x", cwd=tmp_path), tmp_path, "no run in x")
     check_refused(tapo("resume", "x", "--from", "verify", cwd=tmp_path), tmp_path, "no run in x")
+
+
+def test_what_a_user_is_told_to_type_can_be_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "an environment" / "tapo"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [str(program), "demo"])
+    monkeypatch.setenv("PATH", "/usr/bin")
+    assert command_line("resume", "runs/my run") == f"'{program}' resume 'runs/my run'"
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert command_line("resume", "runs/my run") == "tapo resume 'runs/my run'"
 
 
 def test_help_is_quick_to_import_and_names_the_commands_of_the_readme(tmp_path: Path) -> None:

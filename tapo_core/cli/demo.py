@@ -1,11 +1,13 @@
 """``tapo demo``: train the built-in model with TAPO, then show what the store knows about it."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 import flows
+from tapo_core.cli.called import command_line, program
 from tapo_core.cli.runs import train_with_progress
 from tapo_core.cli.show import print_trajectory
 from tapo_core.config import TapoConfig
@@ -22,7 +24,7 @@ def run_demo(output_dir: Path, overrides: Sequence[str]) -> None:
     name = _fresh_name(output_dir)
     settings = [f"run.name={name}", f"run.output_dir={output_dir}", *overrides]
     config = load_config(CONFIG, settings)
-    again = " ".join([f"tapo train {_shown(CONFIG)}", *(f"--set {setting}" for setting in settings)])
+    again = command_line("train", _shown(CONFIG), *(part for setting in settings for part in ("--set", setting)))
     train_with_progress(config, again)
     picture = learning_curve(config.run_folder, config.run_folder / "learning_curve.png")
     console = Console()
@@ -81,15 +83,15 @@ def _example(run_folder: Path) -> Correction | None:
 
 
 def _print_next(console: Console, config: TapoConfig, correction: Correction | None) -> None:
-    run = f"--run {config.run_folder}"
+    tapo, run = program(), f"--run {shlex.quote(str(config.run_folder))}"
     console.rule("Try next")
     commands = [
-        f'tapo sql "SELECT iteration, accuracy, n_eligible, n_parsed, n_trained_constructed FROM iteration_summary" {run}',
-        f'tapo sql "SELECT parse_outcome, count(*) AS n FROM correction GROUP BY ALL ORDER BY n DESC" {run}',
-        f'tapo sql "SELECT * FROM why_in_batch WHERE iteration = 1 LIMIT 5" {run}',
-        f"tapo train {_shown(CONFIG.with_name('nano_grpo.toml'))}",
+        f'{tapo} sql "SELECT iteration, accuracy, n_eligible, n_parsed, n_trained_constructed FROM iteration_summary" {run}',
+        f'{tapo} sql "SELECT parse_outcome, count(*) AS n FROM correction GROUP BY ALL ORDER BY n DESC" {run}',
+        f'{tapo} sql "SELECT * FROM why_in_batch WHERE iteration = 1 LIMIT 5" {run}',
+        command_line("train", _shown(CONFIG.with_name("nano_grpo.toml"))),
     ]
     if correction is not None:
-        commands.insert(0, f"tapo lineage {correction.wrong_rollout_id[:8]} {run}")
+        commands.insert(0, f"{tapo} lineage {correction.wrong_rollout_id[:8]} {run}")
     for command in commands:
         console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)

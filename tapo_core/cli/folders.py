@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from tapo_core.cli.called import program
 from tapo_core.errors import UserError
 
 RunFolder = Annotated[
@@ -22,5 +23,5 @@ def run_folder(run: Path | None) -> Path:
         return run
     stores = sorted(Path("runs").glob("*/store"), key=lambda store: store.stat().st_mtime)
     if not stores:
-        raise UserError("no run under runs/: give its folder with --run, or make one with `tapo demo`")
+        raise UserError(f"no run under runs/: give its folder with --run, or make one with `{program()} demo`")
     return stores[-1].parent

@@ -1,7 +1,6 @@
 """The commands of ``tapo``. Exit codes: 0 done, 1 the run stopped, 2 bad input (one line says what), 130 interrupted."""
 
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tapo_core.cli import audit, keeping, lake, operations, plan, report, verify, view
+from tapo_core.cli.called import command_line
 from tapo_core.cli.folders import RunFolder, run_folder
 from tapo_core.cli.formats import LineageFormat, TableFormat
 from tapo_core.errors import TapoError, UserError
@@ -101,7 +101,7 @@ def fork(
     from tapo_core.resume import forked
 
     config = forked(run, name, iteration, overrides or [])
-    train_with_progress(config, shlex.join(["tapo", "resume", str(config.run_folder)]))
+    train_with_progress(config, command_line("resume", str(config.run_folder)))
 
 
 @app.command()
@@ -259,7 +259,7 @@ def lineage(
 
 def _again(command: str, config_file: Path, overrides: list[str]) -> str:
     """The command line that goes on with what this one began."""
-    return shlex.join(["tapo", command, str(config_file), *(part for key in overrides for part in ("--set", key))])
+    return command_line(command, str(config_file), *(part for key in overrides for part in ("--set", key)))
 
 
 def _policy_at(text: str) -> "PolicyAt":

@@ -1,6 +1,5 @@
 """``tapo train``, ``eval``, ``zpd`` and ``cold-start``: the flows, with progress on the terminal."""
 
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tapo_core.assets import resolve_assets
+from tapo_core.cli.called import command_line
 from tapo_core.cli.formats import TableFormat
 from tapo_core.cli.reporter import RichReporter
 from tapo_core.cli.show import print_table
@@ -70,7 +70,7 @@ def cold_start_with_progress(config: TapoConfig, again: str) -> None:
 def resume_with_progress(run_folder: Path, iterations: int | None) -> None:
     """Go on with a run, whatever flow it is of, with the configuration in its store."""
     config, flow = resumable(run_folder, iterations)
-    again = shlex.join(["tapo", "resume", str(run_folder), *(["--iterations", str(iterations)] if iterations else [])])
+    again = command_line("resume", str(run_folder), *(["--iterations", str(iterations)] if iterations else []))
     match flow:
         case "train":
             train_with_progress(config, again)

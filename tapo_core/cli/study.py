@@ -1,12 +1,12 @@
 """``tapo study``: the runs of a study file, and the tables and figures that are made of them."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from tapo_core.cli.called import command_line
 from tapo_core.cli.formats import TableFormat
 from tapo_core.errors import TapoError
 from tapo_core.files import make_folder
@@ -53,9 +53,9 @@ def run_study(file: Path, quick: bool, only: str | None, missing: bool) -> None:
         typer.echo(f"record: {study.record}, report: {write_report(study, runs)}")
     except KeyboardInterrupt:
         _keep(study, runs)
-        again = ["tapo", "study", str(file), *(["--quick"] if quick else []), *(["--only", only] if only else [])]
+        again = ["study", str(file), *(["--quick"] if quick else []), *(["--only", only] if only else [])]
         again += ["--missing"] if missing else []
-        typer.echo(f"Interrupted. Nothing is lost; go on with: {shlex.join(again)}", err=True)
+        typer.echo(f"Interrupted. Nothing is lost; go on with: {command_line(*again)}", err=True)
         raise
     finally:
         unlock()
