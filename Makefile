@@ -34,7 +34,7 @@ pytest: setup
 next-duckdb: export PYTHONPATH = $(CURDIR)/.venv/next-duckdb
 next-duckdb: setup
 	$(PYTHONBIN) -c "import duckdb; assert duckdb.__version__.startswith('2.'), duckdb.__version__"
-	$(PYTHONBIN) -m pytest -n 2 --dist loadfile -m "not slow and not gpu" tests/store
+	$(PYTHONBIN) -m pytest -n 3 --dist loadfile -m "not slow and not gpu" tests/store
 
 slow: setup
 	$(PYTHONBIN) -m pytest -m "slow and not gpu"

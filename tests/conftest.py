@@ -26,8 +26,8 @@ settings.load_profile("tapo")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, those that wait most before all: whatever else there is fills the other processes meanwhile."""
-    heavy = ["ops", "study", "flows"]
-    items.sort(key=lambda item: min([heavy.index(part) for part in item.path.parts if part in heavy], default=len(heavy)))
+    rank = {"ops": 0, "study": 1, "flows": 2}
+    items.sort(key=lambda item: rank.get(item.path.parent.name, len(rank)))
 
 
 @pytest.fixture(scope="session")

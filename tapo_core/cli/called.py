@@ -8,11 +8,10 @@ import sys
 
 def program() -> str:
     """What `tapo` is in the user's shell: the path that it was called by, where the shell does not find it by its name."""
-    called = sys.argv[0]
-    found = shutil.which("tapo")
-    if os.path.basename(called) != "tapo" or (found is not None and os.path.realpath(found) == os.path.realpath(called)):
-        return "tapo"
-    return shlex.quote(called)
+    called, found = sys.argv[0], shutil.which("tapo")
+    if os.path.basename(called) == "tapo" and (found is None or os.path.realpath(found) != os.path.realpath(called)):
+        return shlex.quote(called)
+    return "tapo"
 
 
 def command_line(*arguments: str) -> str:
