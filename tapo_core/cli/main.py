@@ -16,6 +16,7 @@ from tapo_core.text import one_line
 
 if TYPE_CHECKING:
     from tapo_core.comparison import PolicyAt
+    from tapo_core.config import TapoConfig
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.add_typer(audit.app, name="audit")
@@ -54,11 +55,11 @@ def demo(
 @app.command()
 def train(config_file: ConfigFile, overrides: Overrides = None) -> None:
     """Train a run, or go on with one that was interrupted."""
+    config = _read(config_file, overrides)
     _quiet_prefect()
     from tapo_core.cli.runs import train_with_progress
-    from tapo_core.config_file import load_config
 
-    train_with_progress(load_config(config_file, overrides or []), _again("train", config_file, overrides or []))
+    train_with_progress(config, _again("train", config_file, overrides or []))
 
 
 @app.command()
@@ -107,22 +108,21 @@ def fork(
 @app.command()
 def zpd(config_file: ConfigFile, overrides: Overrides = None) -> None:
     """Filter a training set: keep the queries that are neither too hard nor too easy for the model."""
+    config = _read(config_file, overrides)
     _quiet_prefect()
     from tapo_core.cli.runs import filter_with_progress
-    from tapo_core.config_file import load_config
 
-    filter_with_progress(load_config(config_file, overrides or []), _again("zpd", config_file, overrides or []))
+    filter_with_progress(config, _again("zpd", config_file, overrides or []))
 
 
 @app.command()
 def cold_start(config_file: ConfigFile, overrides: Overrides = None) -> None:
     """Fine-tune a model on its own correct rollouts and constructions, before it is trained with TAPO."""
+    config = _read(config_file, overrides)
     _quiet_prefect()
     from tapo_core.cli.runs import cold_start_with_progress
-    from tapo_core.config_file import load_config
 
-    again = _again("cold-start", config_file, overrides or [])
-    cold_start_with_progress(load_config(config_file, overrides or []), again)
+    cold_start_with_progress(config, _again("cold-start", config_file, overrides or []))
 
 
 @app.command(name="eval")
@@ -135,11 +135,11 @@ def evaluate(
     output: Annotated[TableFormat, typer.Option("--format")] = TableFormat.TABLE,
 ) -> None:
     """Evaluate a policy version of a run on the held-out queries and the benchmarks, and list its metrics."""
+    config = _read(config_file, overrides)
     _quiet_prefect()
     from tapo_core.cli.runs import evaluate_with_progress
-    from tapo_core.config_file import load_config
 
-    evaluate_with_progress(load_config(config_file, overrides or []), iteration, output)
+    evaluate_with_progress(config, iteration, output)
 
 
 @app.command()
@@ -170,10 +170,10 @@ def study(
 @app.command()
 def data(config_file: ConfigFile, overrides: Overrides = None) -> None:
     """Look at the data sets of a configuration: rows, bad rows, duplicates of benchmarks. Starts and writes nothing."""
+    config = _read(config_file, overrides)
     from tapo_core.cli.data import print_data
-    from tapo_core.config_file import load_config
 
-    print_data(load_config(config_file, overrides or []))
+    print_data(config)
 
 
 @app.command()
@@ -255,6 +255,13 @@ def lineage(
 
     render = {LineageFormat.TREE: render_tree, LineageFormat.JSON: to_json, LineageFormat.MERMAID: to_mermaid}
     typer.echo(render[output](trace(run_folder(run), subject_id)))
+
+
+def _read(config_file: Path, overrides: list[str] | None) -> "TapoConfig":
+    """The configuration, before anything heavy is imported: a typo is told at once."""
+    from tapo_core.config_file import load_config
+
+    return load_config(config_file, overrides or [])
 
 
 def _again(command: str, config_file: Path, overrides: list[str]) -> str:
