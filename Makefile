@@ -28,13 +28,13 @@ contracts: setup
 	.venv/bin/lint-imports
 
 pytest: setup
-	$(PYTHONBIN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
+	$(PYTHONBIN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
 # The store's tests once more, on the next major version of DuckDB.
 next-duckdb: export PYTHONPATH = $(CURDIR)/.venv/next-duckdb
 next-duckdb: setup
 	$(PYTHONBIN) -c "import duckdb; assert duckdb.__version__.startswith('2.'), duckdb.__version__"
-	$(PYTHONBIN) -m pytest -n 3 --dist loadfile -m "not slow and not gpu" tests/store
+	$(PYTHONBIN) -m pytest -n 2 --dist loadfile -m "not slow and not gpu" tests/store
 
 slow: setup
 	$(PYTHONBIN) -m pytest -m "slow and not gpu"

@@ -108,8 +108,10 @@ def test_a_question_that_needs_more_memory_than_there_is_is_unknown(make: Made) 
     starved = make(memory=1 << 20)
     assert starved.ask([question(9)])[0]["reason"] in ("memory", "the worker died")
     starved.close()
-    make(memory=512 << 20).ask([question(1)])
-    assert {worker.rlimit(psutil.RLIMIT_AS) for worker in workers()} == {(512 << 20, 512 << 20)}
+    worker = pool_module._Worker(512 << 20)
+    worker.wait_until_ready()
+    assert psutil.Process(worker._process.pid).rlimit(psutil.RLIMIT_AS) == (512 << 20, 512 << 20)
+    worker.end()
 
 
 def test_workers_that_cannot_start_are_an_error_that_says_why(make: Made, monkeypatch: pytest.MonkeyPatch) -> None:
