@@ -123,6 +123,7 @@ def test_what_a_user_is_told_to_type_can_be_copied(tmp_path: Path, monkeypatch: 
     assert command_line("resume", "runs/my run") == f"'{program}' resume 'runs/my run'"
     monkeypatch.setenv("PATH", str(program.parent))
     assert command_line("resume", "runs/my run") == "tapo resume 'runs/my run'"
+    assert command_line("train", "c.toml", overrides=["a=1", "b=x y"]) == "tapo train c.toml --set a=1 --set 'b=x y'"
 
 
 def test_help_is_quick_to_import_and_names_the_commands_of_the_readme(tmp_path: Path) -> None:

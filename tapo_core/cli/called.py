@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable
 
 
 def program() -> str:
@@ -14,6 +15,7 @@ def program() -> str:
     return "tapo"
 
 
-def command_line(*arguments: str) -> str:
-    """`tapo` with these arguments."""
-    return f"{program()} {shlex.join(arguments)}"
+def command_line(*arguments: str, overrides: Iterable[str] = ()) -> str:
+    """`tapo` with these arguments, and a --set for each override."""
+    settings = [part for override in overrides for part in ("--set", override)]
+    return f"{program()} {shlex.join([*arguments, *settings])}"

@@ -24,7 +24,7 @@ def run_demo(output_dir: Path, overrides: Sequence[str]) -> None:
     name = _fresh_name(output_dir)
     settings = [f"run.name={name}", f"run.output_dir={output_dir}", *overrides]
     config = load_config(CONFIG, settings)
-    again = command_line("train", _shown(CONFIG), *(part for setting in settings for part in ("--set", setting)))
+    again = command_line("train", _shown(CONFIG), overrides=settings)
     train_with_progress(config, again)
     picture = learning_curve(config.run_folder, config.run_folder / "learning_curve.png")
     console = Console()

@@ -59,7 +59,7 @@ def train(config_file: ConfigFile, overrides: Overrides = None) -> None:
     _quiet_prefect()
     from tapo_core.cli.runs import train_with_progress
 
-    train_with_progress(config, _again("train", config_file, overrides or []))
+    train_with_progress(config, command_line("train", str(config_file), overrides=overrides or []))
 
 
 @app.command()
@@ -112,7 +112,7 @@ def zpd(config_file: ConfigFile, overrides: Overrides = None) -> None:
     _quiet_prefect()
     from tapo_core.cli.runs import filter_with_progress
 
-    filter_with_progress(config, _again("zpd", config_file, overrides or []))
+    filter_with_progress(config, command_line("zpd", str(config_file), overrides=overrides or []))
 
 
 @app.command()
@@ -122,7 +122,7 @@ def cold_start(config_file: ConfigFile, overrides: Overrides = None) -> None:
     _quiet_prefect()
     from tapo_core.cli.runs import cold_start_with_progress
 
-    cold_start_with_progress(config, _again("cold-start", config_file, overrides or []))
+    cold_start_with_progress(config, command_line("cold-start", str(config_file), overrides=overrides or []))
 
 
 @app.command(name="eval")
@@ -262,11 +262,6 @@ def _read(config_file: Path, overrides: list[str] | None) -> "TapoConfig":
     from tapo_core.config_file import load_config
 
     return load_config(config_file, overrides or [])
-
-
-def _again(command: str, config_file: Path, overrides: list[str]) -> str:
-    """The command line that goes on with what this one began."""
-    return command_line(command, str(config_file), *(part for key in overrides for part in ("--set", key)))
 
 
 def _policy_at(text: str) -> "PolicyAt":
