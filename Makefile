@@ -28,7 +28,7 @@ contracts: setup
 	.venv/bin/lint-imports
 
 pytest: setup
-	$(PYTHONBIN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
+	$(PYTHONBIN) -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 # The store's tests once more, on the next major version of DuckDB.
 next-duckdb: export PYTHONPATH = $(CURDIR)/.venv/next-duckdb

@@ -25,9 +25,8 @@ settings.load_profile("tapo")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, those that wait most before all: whatever else there is fills the other process meanwhile."""
-    rank = {"ops": 0, "study": 1, "flows": 2}
-    items.sort(key=lambda item: rank.get(item.path.parent.name, len(rank)))
+    """The longest files first: whatever else there is fills the other process meanwhile."""
+    items.sort(key=lambda item: "ops" not in item.path.parts)
 
 
 @pytest.fixture(scope="session")
