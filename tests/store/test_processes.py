@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -20,6 +21,8 @@ from tapo_core.store import StoreWriter, open_reader, verified_commits
 from tapo_core.store.audit import verify
 from tapo_core.store.connection import database_path, ledger_path
 from tapo_core.store.ledger import read_ledger
+from tapo_core.store.publish import published_redactions
+from tapo_core.store.redaction import Redactions
 from tapo_core.store.repair import repair
 
 _HOLD = "import duckdb, sys, time; c = duckdb.connect(sys.argv[1]); print('held', flush=True); time.sleep(60)"
@@ -161,13 +164,30 @@ def test_an_audit_waits_for_a_writer(tmp_path: Path) -> None:
         release.join()
 
 
-def test_an_audit_of_a_run_that_goes_on_is_clean(tmp_path: Path) -> None:
+def test_an_audit_of_a_run_that_goes_on_is_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build_small_run(tmp_path, 1)
-    with _process(_WRITE, str(tmp_path), "1", "0.2") as child:
-        report = verify(tmp_path)
-        assert child.poll() is None
+    commit(tmp_path, Stage(1, "many", many_rows(1, _ROWS)))
+
+    def commit_meanwhile(*arguments: Any) -> Redactions:
+        """Called when the ledger was read, and no row of the database."""
+        commit(tmp_path, Stage(2, "many", many_rows(2, _ROWS)))
+        return published_redactions(*arguments)
+
+    monkeypatch.setattr("tapo_core.store.audit.published_redactions", commit_meanwhile)
+    report = verify(tmp_path)
     assert report.faults == []
-    assert report.n_commits < len(verified_commits(tmp_path))
+    assert (report.n_commits, len(verified_commits(tmp_path))) == (2, 3)
+
+
+def test_audits_beside_a_writer_are_clean(tmp_path: Path) -> None:
+    build_small_run(tmp_path, 1)
+    with _process(_WRITE, str(tmp_path), "1", "0.05") as child:
+        seen = set()
+        while len(seen) < 5:
+            report = verify(tmp_path)
+            assert report.faults == []
+            seen.add(report.n_commits)
+            assert child.poll() is None
 
 
 _KILLED_AT = """
