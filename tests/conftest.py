@@ -24,11 +24,6 @@ settings.register_profile("tapo", deadline=None)
 settings.load_profile("tapo")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first: whatever else there is fills the other process meanwhile."""
-    items.sort(key=lambda item: "ops" not in item.path.parts)
-
-
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """One temporary Prefect server and database for all tests that run flows."""

@@ -1,5 +1,6 @@
 """The verifier `code`: programs run for real, in the sandbox, and nothing outside changes whatever they try."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -210,41 +211,58 @@ def test_programs_reach_and_change_nothing_outside(verifier: CodeVerifier, tmp_p
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("kept", "kept")]
 
 
-def test_nothing_is_left_behind(verifier: CodeVerifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No process, no open file, no folder, also of programs that had to be killed."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    this = psutil.Process()
-    files, children = this.num_fds(), this.children(recursive=True)
-    assert verdict(verifier, "while True:\n    print('7' * 1000)").outcome is WRONG
-    monkeypatch.setattr(code, "CLOCK_FACTOR", 1)
-    assert verdict(verifier, SLEEP).outcome is UNKNOWN
-    assert this.num_fds() == files
-    assert this.children(recursive=True) == children
+def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    """No process, no open file, no folder, also of programs that had to be killed. In a process where nobody else opens files."""
+    body = f"""
+import psutil
+from tapo_core.verification import code
+this = psutil.Process()
+def left():
+    return this.num_fds(), this.children(recursive=True)
+verifier = code.CodeVerifier(VerifierConfig(**{SETTINGS.model_dump(exclude_defaults=True)!r}))
+def outcome(text):
+    return verifier.verify([Question("q", {SEVEN!r}, text)])[0].outcome.value
+print(outcome({question("print(7)").text!r}))
+before = left()
+print(outcome({question("while True: print('7' * 1000)").text!r}))
+code.CLOCK_FACTOR = 1
+print(outcome({question(SLEEP).text!r}))
+print("the same" if left() == before else (before, left()))
+"""
+    with asking(body, tmp_path) as child:
+        assert child.communicate()[0].split("\n") == ["correct", "wrong", "unknown", "the same", ""]
     assert list(tmp_path.iterdir()) == []
+
+
+@contextlib.contextmanager
+def asking(body: str, temporary: Path) -> Iterator[psutil.Popen]:
+    """A process of its own that asks the verifier. `temporary`: where it makes folders."""
+    imports = "from tapo_core.config_verifier import VerifierConfig\nfrom tapo_core.verification.base import Question\n"
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "TMPDIR": str(temporary)}
+    with psutil.Popen([sys.executable, "-c", imports + body], env=env, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            yield child
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
 
 
 def test_a_program_ends_with_whoever_asked(tmp_path: Path) -> None:
     """A run that is killed leaves no program behind that sleeps for ever."""
     body = f"""
-from tapo_core.config_verifier import VerifierConfig
-from tapo_core.verification.base import Question
 from tapo_core.verification.code import CodeVerifier
 verifier = CodeVerifier(VerifierConfig(run_model_code=True))
 print("made", flush=True)
 verifier.verify([Question("q", {SEVEN!r}, {question(SLEEP).text!r})])
 """
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "TMPDIR": str(tmp_path)}
-    with psutil.Popen([sys.executable, "-c", body], env=env, stdout=subprocess.PIPE, text=True) as parent:
-        try:
-            assert parent.stdout.readline() == "made\n"
-            deadline = time.monotonic() + 60
-            sleeping: list[psutil.Process] = []
-            while not sleeping and time.monotonic() < deadline:
-                sleeping = [child for child in parent.children() if _is_confined(child)]
-                time.sleep(0.02)
-        finally:
-            parent.kill()
-    gone, alive = psutil.wait_procs(sleeping, timeout=20)
+    with asking(body, tmp_path) as parent:
+        assert parent.stdout.readline() == "made\n"
+        sleeping: list[psutil.Process] = []
+        while not sleeping:
+            assert parent.poll() is None
+            sleeping = [child for child in parent.children() if _is_confined(child)]
+            time.sleep(0.02)
+    gone, alive = psutil.wait_procs(sleeping, timeout=60)
     assert (len(gone), alive) == (1, [])
 
 

@@ -1,6 +1,5 @@
 """SQL for people: it reads the store, and nothing else, for a limited time."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -75,10 +74,8 @@ def test_wrong_sql_is_one_line(run_folder: Path, sql: str) -> None:
 
 def test_endless_query_is_stopped(run_folder: Path) -> None:
     endless = "WITH RECURSIVE t (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT max(n) FROM t"
-    start = time.monotonic()
     with pytest.raises(UserError, match=r"stopped after 0\.3 s"):
         query(run_folder, endless, limit_seconds=0.3)
-    assert time.monotonic() - start < 5
 
 
 def test_endless_result_is_stopped(run_folder: Path) -> None:
