@@ -62,18 +62,21 @@ def fill_form(page: Page, name: str, iterations: int) -> None:
 
 
 def submit(page: Page) -> str:
-    """Start the flow run of the form, and go to its page. Its id."""
+    """Start the flow run of the form. Its id; its page is linked where the UI goes then."""
     with page.expect_response("**/create_flow_run") as answered:
         page.get_by_role("button", name="Submit").click()
     flow_run_id: str = answered.value.json()["id"]
-    page.locator(f'a[href$="/runs/flow-run/{flow_run_id}"]').first.click()
+    expect(page.locator(f'a[href$="/runs/flow-run/{flow_run_id}"]').first).to_be_visible()
     return flow_run_id
 
 
 def wait_for_shown_state(operated: Operated, page: Page, flow_run_id: str, state: str) -> None:
-    """Until the flow run's page, loaded again, shows it: of itself it asks every 30 seconds, and a short run is over before."""
+    """Until the flow run's page, loaded anew, shows it: of itself it asks every 30 seconds, and a short run is over before.
+
+    By its address: after the form the UI goes to the deployment's page when it likes, whatever was clicked meanwhile.
+    """
     wait_for_state(operated, flow_run_id, state)
-    page.reload()
+    page.goto(f"http://127.0.0.1:{operated.port}/runs/flow-run/{flow_run_id}")
     expect(page.get_by_role("banner").get_by_text(state, exact=True)).to_be_visible()
 
 
