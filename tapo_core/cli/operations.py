@@ -66,6 +66,7 @@ class Place:
             "PREFECT_SERVER_DATABASE_TIMEOUT": "30",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",  # who clicks on Run should not wait for ten
             "PREFECT_LOGGING_EXTRA_LOGGERS": "tapo_core",
             "PREFECT_CLI_COLORS": "false",
             "PREFECT_CLI_PROMPT": "false",

@@ -121,7 +121,12 @@ def wait_until(what: Callable[[], bool], seconds: float, every: float = 0.2) -> 
 def operated(tmp_path_factory: pytest.TempPathFactory, nano_cache: Path) -> Iterator[Operated]:
     folder = tmp_path_factory.mktemp("operated")
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "TAPO_"))}
-    env = ours | {"PYTHONPATH": str(ROOT), "TAPO_CACHE": str(nano_cache)}
+    # Of itself the server makes a schedule's flow runs once a minute.
+    env = ours | {
+        "PYTHONPATH": str(ROOT),
+        "TAPO_CACHE": str(nano_cache),
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
+    }
     here = Operated(folder, free_port(), env, Webhook())
     here.env["TAPO_NOTIFY_URL"] = here.webhook.url
     try:
