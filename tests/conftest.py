@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
@@ -20,7 +20,7 @@ from tapo_core.engines.environment import prepare_environment
 prepare_environment()
 
 # No test depends on how fast the machine is.
-settings.register_profile("tapo", deadline=None)
+settings.register_profile("tapo", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tapo")
 
 

@@ -122,7 +122,7 @@ def test_a_stage_that_takes_too_long_is_stopped_and_tried_again(
         return original(*args)
 
     monkeypatch.setattr(verify, "verify_rollouts", verify_rollouts)
-    config = configure("slow", *GRPO, "limits.stage_timeout_minutes={verify=0.05}")
+    config = configure("slow", *GRPO, "limits.stage_timeout_minutes={verify=0.1}")
     train(config)
     assert hangs == []
     assert [c.stage for c in verified_commits(config.run_folder)].count("verify") == 1

@@ -31,7 +31,7 @@ def test_a_second_up_changes_nothing_and_repairs_what_died(operated: Operated) -
     assert operated.deployment("train")["updated"] == updated
 
     os.kill(worker, signal.SIGKILL)
-    wait_until(lambda: not psutil.pid_exists(worker), 20)
+    wait_until(lambda: not psutil.pid_exists(worker), 300)
     status = operated.tapo("status")
     assert status.returncode == 1
     assert "worker      not running" in status.stdout
@@ -121,7 +121,7 @@ def test_dead_runs_are_looked_for_and_live_ones_have_time(operated: Operated) ->
 def test_a_flow_run_that_fails_is_told_to_the_webhook(operated: Operated) -> None:
     flow_run_id = operated.start("train", name="told", overrides=['run.iteration="two"']).json()["id"]
     wait_until(lambda: operated.flow_run(flow_run_id)["state"]["type"] == "FAILED", 300)
-    wait_until(lambda: bool(operated.webhook.texts), 120)
+    wait_until(lambda: bool(operated.webhook.texts), 300)
     (text,) = operated.webhook.texts
     assert text.startswith(f"Flow run told ({flow_run_id}) is Failed: ")
     assert "run.iteration" in text, "the message names the key"
@@ -136,7 +136,7 @@ def test_a_schedule_makes_flow_runs_with_its_parameters(operated: Operated) -> N
     (schedule,) = operated.call("POST", f"deployments/{deployment}/schedules", body)
     try:
         scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
-        wait_until(lambda: bool(operated.call("POST", "flow_runs/filter", scheduled)), 120)
+        wait_until(lambda: bool(operated.call("POST", "flow_runs/filter", scheduled)), 300)
         found = operated.call("POST", "flow_runs/filter", scheduled)
         assert {(run["parameters"]["name"], run["parameters"]["more"]) for run in found} == {("scheduled", 2)}
     finally:

@@ -25,7 +25,7 @@ from tapo_core.store.publish import published_redactions
 from tapo_core.store.redaction import Redactions
 from tapo_core.store.repair import repair
 
-_HOLD = "import duckdb, sys, time; c = duckdb.connect(sys.argv[1]); print('held', flush=True); time.sleep(60)"
+_HOLD = "import duckdb, sys, time; c = duckdb.connect(sys.argv[1]); print('held', flush=True); time.sleep(600)"
 _WRITE = """
 import sys, time
 from pathlib import Path
@@ -183,7 +183,7 @@ def test_audits_beside_a_writer_are_clean(tmp_path: Path) -> None:
     build_small_run(tmp_path, 1)
     with _process(_WRITE, str(tmp_path), "1", "0.05") as child:
         seen = set()
-        while len(seen) < 5:
+        while len(seen) < 3:
             report = verify(tmp_path)
             assert report.faults == []
             seen.add(report.n_commits)

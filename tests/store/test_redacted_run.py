@@ -262,7 +262,7 @@ def test_commits_are_published_again_from_a_redacted_database(redacted: Path) ->
 
 
 def test_nothing_is_redacted_while_the_run_is_in_use(worded: Path) -> None:
-    hold = "import duckdb, sys, time; c = duckdb.connect(sys.argv[1]); print('held', flush=True); time.sleep(60)"
+    hold = "import duckdb, sys, time; c = duckdb.connect(sys.argv[1]); print('held', flush=True); time.sleep(600)"
     with process(hold, str(database_path(worded))) as holder, pytest.raises(StoreLockedError) as error:
         redact_query(worded, QUERY_ID, "licence", lock_seconds=0.2)
     assert f"nothing is redacted while a run trains. {database_path(worded)} is held by PID {holder.pid}" in str(
