@@ -3,8 +3,9 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Daemon:
 
     def start(self, command: Sequence[str], env: Mapping[str, str], folder: Path, **notes: Any) -> psutil.Process:
         """Start it in a session of its own, so that Ctrl-C in the terminal does not reach it; `notes` go into its record."""
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as log, _interruptible():
             started = subprocess.Popen(
                 command,
                 env=dict(env),
@@ -74,6 +75,19 @@ class Daemon:
             return False
         stop_processes([process], seconds)
         return True
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """What is started meanwhile does not ignore SIGINT, as a script's ``command &`` does: Prefect's server ends by it."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def stop_processes(processes: Sequence[psutil.Process], seconds: float) -> None:
