@@ -44,6 +44,7 @@ def assert_same(found: list[Sample], expected: list[Sample]) -> None:
         assert one.logprobs_T == pytest.approx(other.logprobs_T, abs=1e-6)
 
 
+@pytest.mark.timeout(1500)  # a minute, but once it took eight
 def test_replicas_take_what_the_trainer_sends(cluster: RayCluster, checkpoint: Path, tmp_path: Path) -> None:
     requests = made_up_requests(n_prompts=4, each=2)
     trajectories = made_up_trajectories(checkpoint, 9)
