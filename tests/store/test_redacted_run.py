@@ -22,6 +22,7 @@ from small_run import (
     make_rollout,
     make_tokens,
 )
+from test_processes import _HOLD as HOLD
 from test_processes import _process as process
 from worded_run import OTHER_ID, PROMPT, TEXT, where
 
@@ -262,8 +263,7 @@ def test_commits_are_published_again_from_a_redacted_database(redacted: Path) ->
 
 
 def test_nothing_is_redacted_while_the_run_is_in_use(worded: Path) -> None:
-    hold = "import duckdb, sys, time; c = duckdb.connect(sys.argv[1]); print('held', flush=True); time.sleep(600)"
-    with process(hold, str(database_path(worded))) as holder, pytest.raises(StoreLockedError) as error:
+    with process(HOLD, str(database_path(worded))) as holder, pytest.raises(StoreLockedError) as error:
         redact_query(worded, QUERY_ID, "licence", lock_seconds=0.2)
     assert f"nothing is redacted while a run trains. {database_path(worded)} is held by PID {holder.pid}" in str(
         error.value
