@@ -66,8 +66,8 @@ class Place:
             "PREFECT_SERVER_DATABASE_TIMEOUT": "30",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-            # Who clicks on Run should not wait for ten. More often costs clicks: each query writes, and while another transaction
-            # writes, SQLite refuses to make a flow run (of 200 clicks 1 at ten seconds, 4 at two).
+            # Who clicks on Run should not wait for ten. More often costs clicks: each query writes, and SQLite refuses a flow run
+            # where another transaction wrote while it was made (the UI does not ask again).
             "PREFECT_WORKER_QUERY_SECONDS": "5",
             "PREFECT_LOGGING_EXTRA_LOGGERS": "tapo_core",
             "PREFECT_CLI_COLORS": "false",
