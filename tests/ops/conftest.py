@@ -64,6 +64,11 @@ class Operated:
     env: dict[str, str]
     webhook: "Webhook"
 
+    @property
+    def url(self) -> str:
+        """Of the UI."""
+        return f"http://127.0.0.1:{self.port}"
+
     def tapo(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", "from tapo_core.cli.main import main; main()", *arguments]
         return subprocess.run(
@@ -74,7 +79,7 @@ class Operated:
         """Like Prefect's own clients: asked again while the server is busy (SQLite: database is locked) or silent."""
         for _ in range(60):
             try:
-                answer = httpx.request(method, f"http://127.0.0.1:{self.port}/api/{path}", json=body, timeout=60)
+                answer = httpx.request(method, f"{self.url}/api/{path}", json=body, timeout=60)
             except httpx.ReadTimeout:
                 continue
             if answer.status_code != 503:

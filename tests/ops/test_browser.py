@@ -28,7 +28,7 @@ def page(browser: Browser, operated: Operated) -> Iterator[Page]:
     """The UI's first page."""
     context = browser.new_context(service_workers="block")
     with kept_inside(context) as page:
-        page.goto(f"http://127.0.0.1:{operated.port}/")
+        page.goto(operated.url)
         yield page
         context.close()
 
@@ -83,7 +83,7 @@ def wait_for_shown_state(operated: Operated, page: Page, flow_run_id: str, state
     By its address: after the form the UI goes to the deployment's page when it likes, whatever was clicked meanwhile.
     """
     wait_for_state(operated, flow_run_id, state)
-    page.goto(f"http://127.0.0.1:{operated.port}/runs/flow-run/{flow_run_id}")
+    page.goto(f"{operated.url}/runs/flow-run/{flow_run_id}")
     expect(page.get_by_role("banner").get_by_text(state, exact=True)).to_be_visible()
 
 
@@ -111,8 +111,8 @@ def test_a_run_is_started_from_the_form_and_read(operated: Operated, page: Page)
     open_form(page)
     fill_form(page, "first", 1)
     picture(page, "2-form", height=1600)
-    busy = {"status": 503, "json": {"exception_message": "Service Unavailable"}}
-    page.route("**/create_flow_run", lambda route: route.fulfill(**busy), times=1)
+    busy = {"exception_message": "Service Unavailable"}
+    page.route("**/create_flow_run", lambda route: route.fulfill(status=503, json=busy), times=1)
     page.get_by_role("button", name="Submit").click()
     expect(page.get_by_text("Something went wrong trying to create a flow run").first).to_be_visible()
     flow_run_id = submit(page)

@@ -35,7 +35,7 @@ def test_the_page_has_no_command_that_is_not_tried_below() -> None:
 @pytest.mark.timeout(3600)
 def test_the_commands_do_what_the_page_says(operated: Operated) -> None:
     (operated.folder / ".venv").symlink_to(Path(sys.prefix))
-    api = f"http://127.0.0.1:{operated.port}/api"
+    api = f"{operated.url}/api"
 
     def shell(command: str) -> str:
         done = subprocess.run(

@@ -21,7 +21,7 @@ FORMS = {
 def test_a_second_up_changes_nothing_and_repairs_what_died(operated: Operated) -> None:
     status = operated.tapo("status")
     assert status.returncode == 0, status.stdout + status.stderr
-    assert f"http://127.0.0.1:{operated.port}" in status.stdout
+    assert operated.url in status.stdout
     server, worker = operated.pid("server"), operated.pid("worker")
     updated = operated.deployment("train")["updated"]
     again = operated.tapo("up")

@@ -25,7 +25,7 @@ from tapo_core.store.publish import published_redactions
 from tapo_core.store.redaction import Redactions
 from tapo_core.store.repair import repair
 
-_HOLD = "import duckdb, sys, time; c = duckdb.connect(sys.argv[1]); print('held', flush=True); time.sleep(600)"
+HOLD = "import duckdb, sys, time; c = duckdb.connect(sys.argv[1]); print('held', flush=True); time.sleep(600)"
 _WRITE = """
 import sys, time
 from pathlib import Path
@@ -39,7 +39,7 @@ _ROWS = 20
 
 
 @contextlib.contextmanager
-def _process(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def process(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A child that has said its first line."""
     here = str(Path(__file__).parent)
     code = f"import sys; sys.path.insert(0, {here!r})\n{script}"
@@ -54,7 +54,7 @@ def _process(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 def test_holder_is_named(tmp_path: Path) -> None:
     build_small_run(tmp_path, 1)
-    with _process(_HOLD, str(database_path(tmp_path))) as holder:
+    with process(HOLD, str(database_path(tmp_path))) as holder:
         for use in (
             lambda: StoreWriter(tmp_path, lock_seconds=0.2).migrate(),
             lambda: StoreWriter(tmp_path, keeps_open=True, lock_seconds=0.2).connection(),
@@ -75,7 +75,7 @@ def test_this_process_is_named_as_a_holder(tmp_path: Path) -> None:
 
 def test_writer_waits_for_a_short_holder(tmp_path: Path) -> None:
     build_small_run(tmp_path, 1)
-    with _process(_HOLD, str(database_path(tmp_path))) as holder:
+    with process(HOLD, str(database_path(tmp_path))) as holder:
         release = threading.Timer(0.3, holder.kill)
         release.start()
         assert commit(tmp_path, stages()[1]).seq == 2
@@ -104,7 +104,7 @@ def test_killed_writer_loses_nothing_and_leaves_nothing_half_done(tmp_path: Path
         if number % 10 == 0:
             build_small_run(run, 1)
         done = len(read_ledger(ledger_path(run)))
-        with _process(_WRITE, str(run), str(done)) as child:
+        with process(_WRITE, str(run), str(done)) as child:
             time.sleep(waits.uniform(0.0, 0.2))
             child.send_signal(signal.SIGKILL)
             child.wait()
@@ -138,7 +138,7 @@ def _rows_after(n_commits: int) -> tuple[int, ...]:
 def test_readers_see_whole_prefixes_while_another_process_commits(tmp_path: Path) -> None:
     build_small_run(tmp_path, 1)
     seen = []
-    with _process(_WRITE, str(tmp_path), "1") as child:
+    with process(_WRITE, str(tmp_path), "1") as child:
         while len(set(seen)) < 6:
             assert child.poll() is None
             counts = _counts(tmp_path)
@@ -149,13 +149,13 @@ def test_readers_see_whole_prefixes_while_another_process_commits(tmp_path: Path
 
 def test_readers_do_not_need_the_database(tmp_path: Path) -> None:
     build_small_run(tmp_path, 2)
-    with _process(_HOLD, str(database_path(tmp_path))), contextlib.closing(open_reader(tmp_path)) as connection:
+    with process(HOLD, str(database_path(tmp_path))), contextlib.closing(open_reader(tmp_path)) as connection:
         assert connection.execute("SELECT count(*) FROM rollout").fetchone() == (4,)
 
 
 def test_an_audit_waits_for_a_writer(tmp_path: Path) -> None:
     build_small_run(tmp_path, 1)
-    with _process(_HOLD, str(database_path(tmp_path))) as holder:
+    with process(HOLD, str(database_path(tmp_path))) as holder:
         with pytest.raises(StoreLockedError, match=f"held by PID {holder.pid}"):
             verify(tmp_path, lock_seconds=0.2)
         release = threading.Timer(0.3, holder.kill)
@@ -181,7 +181,7 @@ def test_an_audit_of_a_run_that_goes_on_is_clean(tmp_path: Path, monkeypatch: py
 
 def test_audits_beside_a_writer_are_clean(tmp_path: Path) -> None:
     build_small_run(tmp_path, 1)
-    with _process(_WRITE, str(tmp_path), "1", "0.05") as child:
+    with process(_WRITE, str(tmp_path), "1", "0.05") as child:
         seen = set()
         while len(seen) < 3:
             report = verify(tmp_path)
@@ -244,7 +244,7 @@ _LEFT = {  # what the crash leaves: temporaries, published files of the commit
 
 
 def _killed_at(run_folder: Path, step: str) -> None:
-    with _process(_KILLED_AT, str(run_folder), step) as child:
+    with process(_KILLED_AT, str(run_folder), step) as child:
         assert child.wait() == 9
 
 

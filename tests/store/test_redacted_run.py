@@ -22,8 +22,7 @@ from small_run import (
     make_rollout,
     make_tokens,
 )
-from test_processes import _HOLD as HOLD
-from test_processes import _process as process
+from test_processes import HOLD, process
 from worded_run import OTHER_ID, PROMPT, TEXT, where
 
 from tapo_core.errors import IntegrityError, StoreLockedError, UserError
