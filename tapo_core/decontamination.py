@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from rapidfuzz import fuzz
 
 from tapo_core.records import OverlapKind, Query
-from tapo_core.verification.answers import as_number
+from tapo_core.verification.reading import exact_value
 
 #: Least similarity of a near duplicate, 0-100.
 MIN_SIMILARITY = 90.0
@@ -99,7 +99,7 @@ class _Problem:
         """A query without the instruction that was put after its text."""
         found = words(query.problem(instruction))
         numbers = tuple(word for word in found if word[-1].isdecimal())
-        value = as_number(query.gold)
+        value = exact_value(query.gold)
         return cls(query, found, " ".join(found), numbers, " ".join(words(query.gold)) if value is None else str(value))
 
     @property

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from tapo_core.config_verifier import VerifierConfig
 from tapo_core.records import VerificationOutcome
-from tapo_core.verification.answers import as_number, canonical_answer, extract_answer, normalise
+from tapo_core.verification.answers import extract_answer, quick_number
 from tapo_core.verification.base import Question, Verdict
 from tapo_core.verification.guards import too_large
-from tapo_core.verification.math import END, MathVerifier
+from tapo_core.verification.math import END, MathVerifier, Told
 from tapo_core.verification.nano import NanoVerifier
+from tapo_core.verification.reading import canonical_answer, exact_value
 
 CORRECT, WRONG = VerificationOutcome.CORRECT, VerificationOutcome.WRONG
 NO_ANSWER, UNKNOWN = VerificationOutcome.NO_ANSWER, VerificationOutcome.UNKNOWN
@@ -22,8 +23,8 @@ NO_ANSWER, UNKNOWN = VerificationOutcome.NO_ANSWER, VerificationOutcome.UNKNOWN
 class NoWorkers(MathVerifier):
     """What is left to the workers is an error here."""
 
-    def _symbolic(self, asked: list[tuple[str, str, bool]]) -> list[Verdict]:
-        assert not asked
+    def _ask(self, questions: list[dict[str, str]]) -> list[Told]:
+        assert not questions
         return []
 
 
@@ -73,21 +74,30 @@ def test_the_last_box_is_found_whatever_comes_before_it(text: str, answer: int) 
     ("text", "gold", "outcome", "tier"),
     [
         (r"\boxed{14}", "14", CORRECT, "exact"),
-        (r"\boxed{ 14. }", "14", CORRECT, "exact"),
+        (r"\boxed{ 14. }", "14", CORRECT, "number"),
         (r"\boxed{0.5}", r"\frac{1}{2}", CORRECT, "number"),
         (r"\boxed{1/2}", "0.50", CORRECT, "number"),
-        (r"\boxed{1{,}000}", "1000", CORRECT, "exact"),
-        (r"\boxed{1 000}", "1000", CORRECT, "exact"),
-        (r"\boxed{\$1,\!657}", r"\$1657", CORRECT, "exact"),
+        (r"\boxed{1{,}000}", "1000", CORRECT, "number"),
+        (r"\boxed{1 000}", "1000", CORRECT, "number"),
+        (r"\boxed{\$1,\!657}", r"\$1657", CORRECT, "kind"),
         (r"\boxed{-3}", "3", WRONG, "number"),
         (r"\boxed{15}", "14", WRONG, "number"),
         (r"\boxed{x + 1}", "x + 1", CORRECT, "exact"),
-        (r"\boxed{\text{Evelyn}}", "Evelyn", CORRECT, "exact"),
+        (r"\boxed{\text{Evelyn}}", "Evelyn", CORRECT, "kind"),
         (r"\boxed{}", "42", NO_ANSWER, "extraction"),
         ("", "42", NO_ANSWER, "extraction"),
-        ("42", "42", CORRECT, "exact"),
-        ("43", "42", WRONG, "number"),
+        ("42", "42", CORRECT, "number-text"),
+        ("43", "42", WRONG, "number-text"),
         (r"\boxed{" + "1" * 2000 + "}", "42", UNKNOWN, "guard"),
+        (r"\boxed{(2, 1)}", "(1, 2)", WRONG, "kind"),
+        (r"\boxed{(1,200)}", "(1200)", WRONG, "kind"),
+        (r"\boxed{\{2, 1\}}", r"\{1, 2\}", CORRECT, "kind"),
+        (r"The roots are \boxed{2} and \boxed{1}.", "1, 2", CORRECT, "kind"),
+        (r"\boxed{0.333333}", r"\frac{1}{3}", CORRECT, "number"),
+        (r"\boxed{50\%}", "0.5", CORRECT, "kind"),
+        (r"\boxed{1 2}", "12", UNKNOWN, "kind"),
+        ("So the answer is $x = 7$.", "7", CORRECT, "kind-text"),
+        ("So the final answer is 8. I hope it is correct.", "7", WRONG, "number-text"),
     ],
 )
 def test_what_needs_no_worker(text: str, gold: str, outcome: VerificationOutcome, tier: str) -> None:
@@ -103,16 +113,10 @@ def test_what_needs_no_worker(text: str, gold: str, outcome: VerificationOutcome
         (r"\boxed{1 + x}", "x + 1", CORRECT),
         (r"\boxed{x + 2}", "x + 1", WRONG),
         (r"\boxed{\frac{\sqrt{2}}{2}}", r"\frac{1}{\sqrt{2}}", CORRECT),
-        (r"\boxed{(2, 1)}", "(1, 2)", WRONG),
-        (r"\boxed{(1,200)}", "(1200)", WRONG),
-        (r"\boxed{1 2}", "12", WRONG),
-        (r"\boxed{\{2, 1\}}", r"\{1, 2\}", CORRECT),
-        (r"The roots are \boxed{2} and \boxed{1}.", "1, 2", CORRECT),
-        (r"\boxed{0.333333}", r"\frac{1}{3}", CORRECT),
-        (r"\boxed{50\%}", "0.5", CORRECT),
         (r"\boxed{__import__('os').system('true')}", "42", WRONG),
-        ("So the answer is $x = 7$.", "7", CORRECT),
-        ("So the final answer is 8. I hope it is correct.", "7", WRONG),
+        ("So in the end we are left with $1 + x$, as it has to be, whatever we did in between to get there.", "x+1", CORRECT),
+        (r"\boxed{\sqrt{2}}", "1.414214", CORRECT),
+        (r"\boxed{\{x + 1, x\}}", r"\{x, 1 + x\}", CORRECT),
     ],
 )
 def test_symbolic(math: MathVerifier, text: str, gold: str, outcome: VerificationOutcome) -> None:
@@ -138,9 +142,9 @@ def test_a_pair_is_judged_once_and_remembered(monkeypatch: pytest.MonkeyPatch) -
     try:
         questions = [Question("", "x+1", text) for text in (r"\boxed{1+x}", r"a \boxed{1+x}", r"\boxed{1  +  x}")]
         assert [verdict.outcome for verdict in verifier.verify([*questions, *questions])] == [CORRECT] * 6
-        assert asked == ["1+x", "1 + x"]
+        assert asked == ["1 + x"], "the same expression, however it is spaced"
         assert [v.outcome for v in verifier.verify([*questions, Question("", "x+x", r"\boxed{2x}")])] == [CORRECT] * 4
-        assert len(asked) == 2, "known from now on, and from before"
+        assert len(asked) == 1, "known from now on, and from before"
     finally:
         verifier.close()
 
@@ -150,9 +154,9 @@ def test_no_text_breaks_what_needs_no_worker(text: str, gold: str) -> None:
     for wrapped in (text, f"\\boxed{{{text}}}"):
         answer = extract_answer(wrapped)
         assert answer is None or isinstance(canonical_answer(answer), str)
-        assert normalise(normalise(gold)) == normalise(gold) or "$" in gold or "." in gold
         too_large(wrapped)
-        as_number(gold)
+        quick = quick_number(gold)
+        assert quick is None or exact_value(gold) == quick
 
 
 @given(st.fractions(max_denominator=10**6))
@@ -160,18 +164,18 @@ def test_every_fraction_equals_itself_however_it_is_written(value: Fraction) -> 
     plain = f"{value.numerator}/{value.denominator}"
     sign = "-" if value < 0 else ""
     latex = f"{sign}\\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
-    assert as_number(plain) == as_number(latex) == value
+    assert exact_value(plain) == exact_value(latex) == quick_number(latex) == value
     assert judged(NoWorkers(VerifierConfig(), workers=1), f"\\boxed{{{latex}}}", plain).outcome is CORRECT
 
 
 @given(st.integers(-(10**12), 10**12))
 def test_digits_in_groups_are_the_number(value: int) -> None:
-    assert as_number(f"{value:,}") == as_number(f"{value:,}".replace(",", "{,}")) == value
+    assert quick_number(f"{value:,}") == exact_value(f"{value:,}".replace(",", "{,}")) == value
 
 
 @pytest.mark.parametrize("answer", ["1" * 1_000_000, "1/0", "1 2", "(1,000)", "0,111", "1e5", "", "x", "--1"])
 def test_what_is_no_plain_number(answer: str) -> None:
-    assert as_number(answer) is None
+    assert quick_number(answer) is None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tapo_core.stages.sample import sample_rollouts
 from tapo_core.stages.verify import verify_rollouts
 from tapo_core.statistics import Sampled, estimates
 from tapo_core.store import Record, StageCommit
-from tapo_core.verification.answers import canonical_answer
+from tapo_core.verification.reading import canonical_answer
 
 STAGE = "evaluate"
 

@@ -33,7 +33,7 @@ def too_large(answer: str, most: int = MAX_LENGTH) -> str | None:
     """
     if len(answer) > most:
         return f"longer than {most} characters"
-    if _nesting(answer) > MAX_NESTING:
+    if nesting(answer) > MAX_NESTING:
         return f"brackets nested deeper than {MAX_NESTING}"
     if _DIGITS.search(answer):
         return f"a number of more than {MAX_DIGITS} digits"
@@ -52,7 +52,8 @@ def too_large(answer: str, most: int = MAX_LENGTH) -> str | None:
     return None
 
 
-def _nesting(text: str) -> int:
+def nesting(text: str) -> int:
+    """How deep brackets stand in brackets."""
     depth = deepest = 0
     for character in text:
         if character in "{([":
