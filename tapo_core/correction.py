@@ -164,7 +164,7 @@ def constructed_tokens(
     wrong_token_ids_T: Sequence[int],
     encode: Callable[[str], list[int]],
     decode: Callable[[Sequence[int]], str],
-    eos_token_id: int,
+    end_token: int,
 ) -> tuple[list[int], int]:
     """Tokens of a constructed trajectory, and how many of them are the wrong rollout's own.
 
@@ -182,4 +182,4 @@ def constructed_tokens(
     while not constructed_text.startswith(decode(wrong_token_ids_T[:low])):
         low -= 1
     own = list(wrong_token_ids_T[:low])
-    return [*own, *encode(constructed_text[len(decode(own)) :]), eos_token_id], low
+    return [*own, *encode(constructed_text[len(decode(own)) :]), end_token], low

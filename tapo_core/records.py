@@ -107,6 +107,19 @@ class Config:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """What ends a turn in a run, and the date in its prompts: worked out once, when the run begins (see `engines.stops`)."""
+
+    run_id: str
+    stop_tokens: list[int]  #: ids of all tokens that end a turn, the end-of-turn token first
+    stop_texts: str  #: JSON list of their texts, in the same order
+    end_token: int  #: id of the end-of-turn token, which closes constructed trajectories
+    end_named_by: str  #: "chat_template", "tokenizer", "generation_config" or "config"
+    found_in: str  #: JSON object: each of these four -> ids of the stop tokens that it names
+    template_clock: str  #: the time that the chat template sees: local, ISO 8601 without an offset
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyVersion:
     """A published checkpoint. Version 0 is the initial model; version n came out of iteration n, in a cold start version 1
     out of the fine-tuning."""

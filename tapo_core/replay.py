@@ -34,6 +34,7 @@ from tapo_core.records import (
     PolicyVersion,
     Redaction,
     Rollout,
+    RolloutKind,
     RolloutTokens,
     Run,
     SelectionDecision,
@@ -138,6 +139,7 @@ class _ReplaySession(Session):
         self._all_redacted = snapshot.redacted(self.run_id)
         self._redacted_at = redacted_at(snapshot.commits())
         self._left_out = self._all_redacted
+        self._stored_prompts: dict[str, list[int]] = {}
 
     @property
     def redacted(self) -> frozenset[str]:
@@ -145,13 +147,37 @@ class _ReplaySession(Session):
         return self._left_out
 
     def replaying(self, commit: StageCommit) -> None:
-        """Leave out what cannot be made again: all redacted queries, but in an update those that were redacted before it.
+        """Prepare for a stage: take its prompts from the store, and leave out what cannot be made again, which is all redacted
+        queries, but in an update those that were redacted before it.
 
         Advantages are normalised over the batch as it was, and need no text.
         """
+        self._stored_prompts = self._prompts_of(commit)
         self._left_out = self._all_redacted
         if commit.stage == "update_policy":
             self._left_out = self.redacted_before(commit)
+
+    def _prompts_of(self, commit: StageCommit) -> dict[str, list[int]]:
+        """The prompts that a stage sampled with, by the id of the query or correction that they are about."""
+        kind = RolloutKind.TRAINING if commit.stage == "sample" else RolloutKind.EVALUATION
+        query_of = {row.rollout_id: row.query_id for row in self.load(Rollout, commit.iteration, kind=kind)}
+        prompts = {}
+        for row in self.load(RolloutTokens, commit.iteration):
+            if row.role is TokenRole.CORRECTION:
+                prompts[row.subject_id] = row.prompt_token_ids
+            elif row.subject_id in query_of:
+                prompts[query_of[row.subject_id]] = row.prompt_token_ids
+        return prompts
+
+    def prompt(self, message: str, subject_id: str) -> list[int]:
+        """The stored prompt, as long as it has the message in it; else the prompt as it should be, so that the difference shows.
+
+        A prompt may have more in it than the message says, such as the date that the chat template saw.
+        """
+        stored = self._stored_prompts.get(subject_id)
+        if stored is not None and message.strip() in self.chat.transcript(stored):
+            return stored
+        return super().prompt(message, subject_id)
 
     def redacted_before(self, commit: StageCommit) -> frozenset[str]:
         """The queries that were redacted when a stage was made."""

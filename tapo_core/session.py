@@ -3,6 +3,7 @@
 import importlib.metadata
 import shlex
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -15,12 +16,13 @@ from tapo_core.engines.environment import prepare_environment
 from tapo_core.engines.probe import probe
 from tapo_core.engines.protocols import FineTuner, PolicyRef, PolicyTrainer, Sampler, SampleRequest
 from tapo_core.engines.runtime import Runtime
+from tapo_core.engines.stops import TOKENIZER
 from tapo_core.errors import DataError, IntegrityError, TapoError, UserError
 from tapo_core.files import make_folder
 from tapo_core.ids import canonical_json, derive_seed, deterministic_id
 from tapo_core.locks import lock_run
 from tapo_core.progress import Reporter, current_reporter
-from tapo_core.records import PolicyVersion, Query, Verification, VerificationOutcome
+from tapo_core.records import PolicyVersion, Query, Run, Turn, Verification, VerificationOutcome
 from tapo_core.schedule import number_of_chunks, queries_of_chunk, queries_of_iteration
 from tapo_core.store import Record, StageCommit, StoreReader, StoreWriter
 from tapo_core.store.connection import ledger_path
@@ -77,8 +79,53 @@ class Session:
 
     @cached_property
     def chat(self) -> Chat:
-        """The initial checkpoint's tokenizer; later versions carry copies of it."""
-        return Chat(self.assets.model, self.config.model.chat_template_kwargs)
+        """The initial checkpoint's tokenizer and chat template; later versions carry copies of them.
+
+        The template sees the time at which the run began, whenever the prompt is made.
+        """
+        clock = None
+        if self._stored_turn is not None:
+            clock = datetime.fromisoformat(self._stored_turn.template_clock)
+        elif begun := self._stored(Run):  # by a version that did not store it
+            clock = datetime.fromisoformat(begun[0].created_at).astimezone().replace(tzinfo=None)
+        return Chat(self.assets.model, self.config.model.chat_template_kwargs, clock)
+
+    @cached_property
+    def turn(self) -> Turn:
+        """What ends a turn in this run. It is in the store from the run's start on; for a run that has not begun, or that an
+        older version of TAPO began, it is worked out from the initial model.
+
+        Raises:
+            UserError: no token ends a turn, or the chat template does not take a conversation of one user message.
+        """
+        if self._stored_turn is not None:
+            return self._stored_turn
+        stops = self.chat.stops
+        end, end_named_by = stops.end, stops.end_named_by
+        if self._stored(Run) and stops.found_in[TOKENIZER]:
+            # Older versions closed constructed trajectories with the tokenizer's eos token. The run keeps to it.
+            (end,), end_named_by = stops.found_in[TOKENIZER], TOKENIZER
+        return Turn(
+            run_id=self.run_id,
+            stop_tokens=list(stops.tokens),
+            stop_texts=canonical_json([self.chat.transcript([token]) for token in stops.tokens]),
+            end_token=end,
+            end_named_by=end_named_by,
+            found_in=canonical_json({place: list(tokens) for place, tokens in stops.found_in.items()}),
+            template_clock=self.chat.clock.isoformat(),
+        )
+
+    @cached_property
+    def _stored_turn(self) -> Turn | None:
+        return next(iter(self._stored(Turn)), None)
+
+    def _stored(self, record_class: type[R]) -> list[R]:
+        """What the store has of this run; nothing if the run has not begun."""
+        if not (self.folder / "store").exists():
+            return []
+        rows = self._reader.load(record_class, run_id=self.run_id)
+        self.release_store()
+        return rows
 
     @cached_property
     def _runtime(self) -> Runtime:
@@ -199,6 +246,7 @@ class Session:
             checkpoint=self.folder / version.checkpoint_path,
             optimizer=None if version.optimizer_path is None else self.folder / version.optimizer_path,
             optimizer_digest=version.optimizer_digest,
+            stop_tokens=tuple(self.turn.stop_tokens),
         )
 
     def sampler_at(self, version: PolicyVersion) -> Sampler:
@@ -247,13 +295,22 @@ class Session:
         if self.config.cluster.sleep and engine in self.__dict__:
             self.__dict__[engine].sleep()
 
+    def prompt(self, message: str, subject_id: str) -> list[int]:
+        """Token ids of the prompt with a user message. `subject_id`: the query or correction that it is about, by which a
+        replay finds the stored prompt.
+        """
+        return self.chat.prompt(message)
+
     def prompt_of(self, query: Query, max_new_tokens: int) -> list[int]:
         """Token ids of the plain query prompt.
 
         Raises:
-            DataError: no room is left for an answer.
+            DataError: no room is left for an answer, or the chat template refuses the query.
         """
-        ids = self.chat.prompt(query.text)
+        try:
+            ids = self.prompt(query.text, query.query_id)
+        except UserError as error:
+            raise DataError(f"{query.source}: {error}") from error
         room = self.config.sampler.max_model_len - max_new_tokens
         if len(ids) > room:
             raise DataError(

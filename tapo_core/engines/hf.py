@@ -10,6 +10,7 @@ import transformers.utils.logging
 from tapo_core.config import SamplerConfig
 from tapo_core.engines.environment import has_gpu
 from tapo_core.engines.protocols import PolicyRef, Sample, SampleRequest
+from tapo_core.engines.stops import stops_of
 from tapo_core.engines.streaming import StreamingSampler
 from tapo_core.errors import UserError
 from tapo_core.records import FinishReason
@@ -64,6 +65,17 @@ def load_tokenizer(checkpoint: Path) -> Any:
     return tokenizer
 
 
+def stop_tokens_of(policy: PolicyRef) -> tuple[int, ...]:
+    """The tokens that end a turn of a policy, the end-of-turn token first: those it came with, or what its checkpoint names.
+
+    Raises:
+        UserError: it came with none, and its checkpoint names none.
+    """
+    if policy.stop_tokens is not None:
+        return policy.stop_tokens
+    return stops_of(policy.checkpoint, load_tokenizer(policy.checkpoint)).tokens
+
+
 class HfSampler(StreamingSampler):
     """`Sampler` over transformers, one token at a time with a seeded generator for each sequence.
 
@@ -76,7 +88,7 @@ class HfSampler(StreamingSampler):
         self._config = config
         self._dtype = dtype
         self._model: Any = None
-        self._eos: frozenset[int] = frozenset()
+        self._stop_tokens: tuple[int, ...] = ()
         self._policy_version_id: str | None = None
 
     @property
@@ -87,10 +99,7 @@ class HfSampler(StreamingSampler):
     def load_policy(self, policy: PolicyRef) -> None:
         """Load a checkpoint."""
         self._model = load_model(policy.checkpoint, self._dtype, "cuda" if has_gpu() else "cpu")
-        eos = self._model.generation_config.eos_token_id
-        if eos is None:
-            raise UserError(f"{policy.checkpoint}: generation_config.json names no eos_token_id")
-        self._eos = frozenset([eos] if isinstance(eos, int) else eos)
+        self._stop_tokens = stop_tokens_of(policy)
         self._policy_version_id = policy.policy_version_id
 
     def stream(self, requests: Sequence[SampleRequest]) -> Iterator[list[tuple[int, Sample]]]:
@@ -127,7 +136,7 @@ class HfSampler(StreamingSampler):
                     continue
                 tokens[row].append(token)
                 logprobs[row].append(float(logp[token]))
-                if token in self._eos:
+                if token in self._stop_tokens:
                     finished[row] = FinishReason.STOP
                 elif len(tokens[row]) >= request.max_new_tokens:
                     finished[row] = FinishReason.LENGTH

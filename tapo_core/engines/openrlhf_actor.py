@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from tapo_core.config_update import UpdateConfig
 from tapo_core.engines.environment import has_gpu
-from tapo_core.engines.hf import load_model, load_tokenizer
+from tapo_core.engines.hf import load_model, load_tokenizer, stop_tokens_of
 from tapo_core.engines.lora import add_adapters, save_merged
 from tapo_core.engines.openrlhf_runtime import import_openrlhf, make_strategy
+from tapo_core.engines.protocols import PolicyRef
 from tapo_core.engines.scoring import Scorer, Scores, micro_batches, pad_right
+from tapo_core.engines.stops import declare_stops
 from tapo_core.files import fsync_tree
 from tapo_core.ids import derive_seed
 
@@ -81,8 +83,8 @@ class OpenRlhfActor:
         """The policy version the weights equal."""
         return self._policy_version_id
 
-    def _load(self, checkpoint: Path, schedule: dict[str, Any]) -> None:
-        """Take weights from a checkpoint, with a fresh optimizer. `schedule`: OpenRLHF's settings of the learning rate."""
+    def _load(self, policy: PolicyRef, schedule: dict[str, Any]) -> None:
+        """Take a policy's weights, with a fresh optimizer. `schedule`: OpenRLHF's settings of the learning rate."""
         import_openrlhf()
         from openrlhf.models import Actor
 
@@ -91,8 +93,11 @@ class OpenRlhfActor:
             self._strategy = make_strategy(
                 self._adam.zero_stage, self._max_grad_norm, self._dtype, self._seed, self._adam.offload == "optimizer"
             )
+        checkpoint = policy.checkpoint
         # Actor's own loading would trust_remote_code, and its forward makes all logits of a text: `Scorer` does not.
         actor = Actor(load_model(checkpoint, self._dtype, self._device))
+        self._tokenizer = load_tokenizer(checkpoint)
+        declare_stops(actor.model, self._tokenizer, stop_tokens_of(policy))
         actor.model.config.use_cache = False
         self._scorer = Scorer(actor.model, str(checkpoint))
         if self._adam.lora_rank:
@@ -115,7 +120,6 @@ class OpenRlhfActor:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
             self._scheduler.step()
-        self._tokenizer = load_tokenizer(checkpoint)
 
     def _pad(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
@@ -124,9 +128,11 @@ class OpenRlhfActor:
 
         Of no sequences: one of two tokens without a response, since a rank that has none left still works beside the others.
         """
+        # Any token will do: what is padded has no loss, and later tokens do not see it. Not every tokenizer has one for it.
+        pad = self._tokenizer.pad_token_id or 0
         if not prompts:
-            prompts, responses = [[self._tokenizer.pad_token_id] * 2], [[]]
-        return pad_right(prompts, responses, self._device, self._tokenizer.pad_token_id)
+            prompts, responses = [[pad] * 2], [[]]
+        return pad_right(prompts, responses, self._device, pad)
 
     def _forward(self, ids: "torch.Tensor", response: "torch.Tensor", entropy: bool = False) -> Scores:
         """log p of the response tokens and, if asked, entropies: [B, T-1], nats, 0 at all other places."""

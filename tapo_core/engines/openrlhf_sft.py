@@ -35,7 +35,7 @@ class OpenRlhfFineTuner(OpenRlhfActor):
         # One more than there are: the schedule's first value is skipped, and a cosine's last is 0.
         total = n_steps + 1
         self._load(
-            policy.checkpoint,
+            policy,
             {
                 "lr_scheduler": {"cosine": "cosine", "constant": "constant_with_warmup"}[self._config.schedule],
                 # OpenRLHF rounds ratio * steps up; half a step less keeps a rounding error from adding a whole one.

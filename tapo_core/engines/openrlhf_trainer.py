@@ -62,7 +62,7 @@ class OpenRlhfTrainer(OpenRlhfActor):
             "lr_warmup_ratio": 1.0,
             "scheduler_steps": self._config.warmup_steps,
         }
-        self._load(policy.checkpoint, schedule)
+        self._load(policy, schedule)
         if policy.optimizer is not None:
             load_optimizer(self._actor.model, policy.optimizer, self._strategy.world_size)
         self._policy_version_id = policy.policy_version_id

@@ -20,6 +20,8 @@ class PolicyRef:
     checkpoint: Path  #: Hugging Face folder: config, safetensors, tokenizer
     optimizer: Path | None = None  #: DeepSpeed checkpoint folder
     optimizer_digest: str | None = None  #: checked before the DeepSpeed files are opened
+    #: ids of the tokens that end a turn, the end-of-turn token first; None: those that the checkpoint names (`stops.stops_of`)
+    stop_tokens: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

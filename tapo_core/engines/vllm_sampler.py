@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tapo_core.config import SamplerConfig
 from tapo_core.engines.environment import has_gpu, prepare_environment
+from tapo_core.engines.hf import stop_tokens_of
 from tapo_core.engines.protocols import PolicyRef, Sample, SampleRequest
 from tapo_core.engines.streaming import StreamingSampler
 from tapo_core.engines.weight_transfer import Member, Receiver, TensorHeader
@@ -77,6 +78,7 @@ class VllmSampler(StreamingSampler):
         self._dtype = dtype
         self._engine: LLM | None = None
         self._policy_version_id: str | None = None
+        self._stop_tokens: tuple[int, ...] = ()
         self._asleep = False
         self._request_ids = itertools.count()
 
@@ -102,6 +104,7 @@ class VllmSampler(StreamingSampler):
         except RuntimeError as error:
             self.close()
             raise TransientError(f"vLLM could not take policy {policy.policy_version_id}: {error}") from error
+        self._stop_tokens = stop_tokens_of(policy)
         self._policy_version_id = policy.policy_version_id
 
     def join_weight_group(self, member: Member) -> None:
@@ -188,6 +191,9 @@ class VllmSampler(StreamingSampler):
                     top_p=request.top_p,
                     top_k=0,
                     max_tokens=request.max_new_tokens,
+                    # These alone: by itself vLLM stops at the tokenizer's eos token and at those of generation_config.json.
+                    stop_token_ids=list(self._stop_tokens),
+                    ignore_eos=True,
                     logprobs=0,
                     detokenize=False,
                     output_kind=RequestOutputKind.FINAL_ONLY,

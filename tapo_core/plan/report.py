@@ -5,22 +5,14 @@ from dataclasses import dataclass
 from tapo_core.config import TapoConfig
 from tapo_core.plan import fit, training
 from tapo_core.plan.duration import Assumed, duration_of
+from tapo_core.plan.figure import Figure
 from tapo_core.plan.layout import layout_of
 from tapo_core.plan.machine import GIB, Machine
 from tapo_core.plan.memory import cache_of, capacity, device_needs, host_need
 from tapo_core.plan.rates import measured
 from tapo_core.plan.shape import ModelShape, shape_of
+from tapo_core.plan.turn import turns
 from tapo_core.plan.volume import Expected, Tokens, disk_of, evaluations, tokens_of
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One line of the plan."""
-
-    what: str
-    value: float | int | str | None  #: None: not known
-    unit: str
-    basis: str  #: how it was come by
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +35,16 @@ def make_plan(
     shape = shape_of(config)
     tokens = tokens_of(config, expected)
     disk = disk_of(config, shape, expected, keep)
+    turn, refused = turns(config, shape)
     problems = [
+        *refused,
         *fit.layout_problems(config, shape, machine),
         *fit.advised(config, shape, machine),
         *fit.disk_problems(config, disk, machine),
     ]
     sections = {
         "Model": _model(config, shape),
+        "Turns": turn,
         "Memory, GiB": _memory(config, shape, machine),
         "Tokens an iteration": _tokens(config, tokens, expected),
         "Disk": _disk(config, shape, machine, expected, keep),

@@ -2,11 +2,13 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tapo_core.config import NANO, TapoConfig
+from tapo_core.engines.positions import positions
 from tapo_core.errors import UserError
 
 #: Published sizes (config.json on the Hugging Face Hub): hidden, layers, heads, key-value heads, feed-forward, tied embeddings.
@@ -112,6 +114,13 @@ def shape_of(config: TapoConfig) -> ModelShape:
     return ModelShape(source, hidden, layers, heads, kv_heads, 128, ffn, 151_936, tied, positions=40_960)
 
 
+def _positions(keys: Mapping[str, Any]) -> int:
+    found = positions(keys)
+    if found is None:
+        raise KeyError("max_position_embeddings")
+    return found
+
+
 def _read(file: Path) -> ModelShape:
     try:
         keys: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -132,7 +141,7 @@ def _read(file: Path) -> ModelShape:
             ffn=int(keys["intermediate_size"]),
             vocabulary=int(keys["vocab_size"]),
             tied=bool(keys.get("tie_word_embeddings", False)),
-            positions=int(keys["max_position_embeddings"]),
+            positions=_positions(keys),
             qk_norm=kind == "qwen3",
             qkv_bias=attention_bias or kind == "qwen2",
             output_bias=attention_bias and kind != "qwen2",

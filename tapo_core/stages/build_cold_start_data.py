@@ -162,13 +162,21 @@ def _why_none(session: Session, kind: ColdStartKind) -> str:
 
 
 def training_examples(session: Session, iteration: int) -> list[TrainingExample]:
-    """The chosen examples with their tokens, by chunk, kind and content."""
+    """The chosen examples with their tokens, by chunk, kind and content.
+
+    One that ended with another of the tokens that end a turn ends with the end-of-turn token instead: the model is to learn one.
+    """
     chosen = _chosen(session, iteration)
     return [
-        TrainingExample(tokens.prompt_token_ids, tokens.token_ids_T)
+        TrainingExample(tokens.prompt_token_ids, _ended_alike(session, tokens.token_ids_T))
         for chunk in range(1, session.n_chunks + 1)
         for _, tokens in _of_chunk(session, chosen, chunk)
     ]
+
+
+def _ended_alike(session: Session, token_ids_T: list[int]) -> list[int]:
+    *before, last = token_ids_T
+    return [*before, session.turn.end_token if last in session.turn.stop_tokens else last]
 
 
 _Chosen = dict[tuple[str, TokenRole], ColdStartExample]

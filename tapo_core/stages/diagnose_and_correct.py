@@ -32,6 +32,7 @@ STAGE = "diagnose_and_correct"
 class _Job:
     """One wrong rollout, the correct sibling drawn for it, and the location that hints at its error."""
 
+    correction_id: str
     wrong: Rollout
     wrong_token_ids_T: list[int]
     plain_prompt: list[int]
@@ -94,11 +95,16 @@ def _jobs(session: Session, iteration: int, template: Template) -> list[_Job]:
             seed = session.seed(iteration, STAGE, wrong.query_id, wrong.k)
             reference = draw_reference(session, iteration, group, wrong)
             hint = hints.get(wrong.rollout_id)
-            prompt = session.chat.prompt(construction_message(session, template, wrong, reference, hint))
+            correction_id = deterministic_id(
+                "correction", iteration=wrong.iteration, wrong=wrong.rollout_id, prompt=template.version
+            )
+            message = construction_message(session, template, wrong, reference, hint)
+            prompt = session.prompt(message, correction_id)
             request = SampleRequest(prompt, seed, settings.max_new_tokens, settings.temperature, settings.top_p)
             own = tokens[wrong.rollout_id]
             jobs.append(
                 _Job(
+                    correction_id,
                     wrong,
                     own.token_ids_T,
                     own.prompt_token_ids,
@@ -146,9 +152,6 @@ def _records(
     session: Session, iteration: int, job: _Job, output: Sample | None, template: Template, policy: PolicyVersion
 ) -> list[Record]:
     """The correction, its tokens, and, when it parsed, the error it points at, and its trajectory."""
-    correction_id = deterministic_id(
-        "correction", iteration=job.wrong.iteration, wrong=job.wrong.rollout_id, prompt=template.version
-    )
     raw = "" if output is None else session.chat.decode(output.token_ids_T)
     if output is None:
         finish_reason = FinishReason.LENGTH
@@ -162,7 +165,7 @@ def _records(
     if output is not None and job.request is not None:
         records.append(
             RolloutTokens(
-                subject_id=correction_id,
+                subject_id=job.correction_id,
                 run_id=session.run_id,
                 iteration=iteration,
                 role=TokenRole.CORRECTION,
@@ -178,11 +181,11 @@ def _records(
     if text is not None:
         kept = job.wrong_token_ids_T if parsed.prefix_steps is not None else []
         ids, prefix_tokens = constructed_tokens(
-            text, kept, session.chat.encode, session.chat.decode, session.chat.eos_token_id
+            text, kept, session.chat.encode, session.chat.decode, session.turn.end_token
         )
         records.append(
             RolloutTokens(
-                subject_id=correction_id,
+                subject_id=job.correction_id,
                 run_id=session.run_id,
                 iteration=iteration,
                 role=TokenRole.CONSTRUCTED,
@@ -192,7 +195,7 @@ def _records(
             )
         )
     correction = Correction(
-        correction_id=correction_id,
+        correction_id=job.correction_id,
         run_id=session.run_id,
         iteration=iteration,
         query_id=job.wrong.query_id,

@@ -6,6 +6,7 @@ from tapo_core import reflection
 from tapo_core.ids import deterministic_id
 from tapo_core.records import Evaluation, PolicyVersion, Query, Rollout, RolloutKind, Verification, VerificationOutcome
 from tapo_core.session import Session
+from tapo_core.stages.endings import endings
 from tapo_core.stages.sample import sample_rollouts
 from tapo_core.stages.verify import verify_rollouts
 from tapo_core.statistics import Sampled, estimates
@@ -29,18 +30,20 @@ def evaluate(session: Session, iteration: int, input_digest: str) -> StageCommit
         return done
     policy = session.policy_version(iteration)
     records: list[Record] = []
-    manifest: dict[str, float | int] = {"n_rollouts": 0, "n_unknown": 0}
+    manifest: dict[str, object] = {}
+    n_rollouts = n_unknown = 0
     for dataset, queries in _datasets(session).items():
         made, rollouts, verdicts = _sampled(session, policy, queries)
         records += made
         results = _evaluations(session, policy, dataset, rollouts, verdicts)
         records += results
-        manifest["n_rollouts"] += len(rollouts)
-        manifest["n_unknown"] += sum(verdict.reward is None for verdict in verdicts)
+        n_rollouts += len(rollouts)
+        n_unknown += sum(verdict.reward is None for verdict in verdicts)
         for result in results:
             if result.metric == "pass@1":
                 prefix = "" if dataset == "held_out" else f"{dataset}/"
                 manifest |= {f"{prefix}pass@1": result.value, f"{prefix}low": result.low, f"{prefix}high": result.high}
+    manifest |= {"n_rollouts": n_rollouts, "n_unknown": n_unknown, **endings(session, iteration, records)}
     return session.commit(STAGE, iteration, input_digest, manifest, records)
 
 

@@ -7,6 +7,7 @@ from tapo_core.engines.protocols import Sample, SampleRequest
 from tapo_core.ids import deterministic_id, digest
 from tapo_core.records import PolicyVersion, Query, Rollout, RolloutKind, RolloutTokens, TokenRole
 from tapo_core.session import Session
+from tapo_core.stages.endings import endings
 from tapo_core.store import Record, StageCommit
 
 STAGE = "sample"
@@ -41,6 +42,7 @@ def sample(session: Session, iteration: int, input_digest: str) -> StageCommit:
         "n_rollouts": len(rollouts),
         "n_tokens": sum(rollout.n_tokens for rollout in rollouts),
         "policy_version_id": policy.policy_version_id,
+        **endings(session, iteration, records),
     }
     return session.commit(STAGE, iteration, input_digest, manifest, records)
 

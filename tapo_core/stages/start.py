@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import tapo_core
 from tapo_core.data import Inputs, check_golds, load_inputs
 from tapo_core.decontamination import Overlap, find_overlaps, find_repeats
+from tapo_core.engines.positions import positions_of
 from tapo_core.errors import ConfigError, DataError, TapoError
 from tapo_core.files import check_folder
 from tapo_core.ids import canonical_json, deterministic_id, digest, tree_digest
@@ -31,7 +32,8 @@ def check_inputs(session: Session) -> Inputs:
         ConfigError: a run of this name exists with another configuration, or is of another flow; the flow needs another
             method; or a package for tracking or the lake is missing.
         DataError: a data set is missing or malformed, or holds too few queries.
-        UserError: no checkpoint at model.path, or the run's folder could not be made or written to.
+        UserError: no checkpoint at model.path, no token ends a turn of its model, its chat template does not take a conversation
+            of one user message, or the run's folder could not be made or written to.
     """
     config = session.config
     check_tracking(config.tracking)
@@ -42,10 +44,14 @@ def check_inputs(session: Session) -> Inputs:
             f'method = {config.method!r} has no constructions to learn: set method = "tapo" for a cold start'
         )
     check_folder(session.folder)
-    if (session.folder / "store").exists():
+    exists = (session.folder / "store").exists()
+    if exists:
         session.open_store()
         _refuse_other_configuration(session)
         _refuse_other_flow(session)
+    if not exists or config.sampler.engine == "vllm":  # an older version began runs with hf that are longer
+        _check_positions(session)
+    session.turn  # noqa: B018 - worked out now, before anything is made
     inputs = load_inputs(config, session.assets.train, session.assets.held_out, session.run_id)
     _check_enough(session, inputs.queries, "")
     for query in inputs.queries:
@@ -110,8 +116,17 @@ def start(session: Session) -> StageCommit:
         "n_skipped_rows": skipped,
         **found,
     }
-    records: list[Record] = [run, resolved, policy, *_origin(session, policy), *queries, *overlaps]
+    records: list[Record] = [run, resolved, session.turn, policy, *_origin(session, policy), *queries, *overlaps]
     return session.commit(STAGE, 0, input_digest, manifest, records)
+
+
+def _check_positions(session: Session) -> None:
+    wanted, there = session.config.sampler.max_model_len, positions_of(session.assets.model)
+    if there is not None and there < wanted:
+        raise ConfigError(
+            f"{session.assets.model}: the model has {there} positions (config.json), fewer than sampler.max_model_len = "
+            f"{wanted}; set sampler.max_model_len = {there}, or less, or use another model"
+        )
 
 
 def _origin(session: Session, policy: PolicyVersion) -> list[Origin]:

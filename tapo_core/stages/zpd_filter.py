@@ -14,6 +14,7 @@ from tapo_core.files import publish_text
 from tapo_core.ids import canonical_json, deterministic_id, file_sha256
 from tapo_core.records import Query, Rollout, RolloutKind, SelectionDecision, SubjectKind, VerificationOutcome
 from tapo_core.session import Session
+from tapo_core.stages.endings import endings
 from tapo_core.stages.sample import sample_rollouts
 from tapo_core.stages.verify import verify_rollouts
 from tapo_core.store import StageCommit
@@ -77,7 +78,8 @@ def zpd_filter(session: Session, iteration: int, input_digest: str) -> StageComm
         outcomes.setdefault(rollout.query_id, []).append(verdict.outcome)
     decisions = [_decision(session, iteration, query, GroupCounts.of(outcomes[query.query_id])) for query in queries]
     tally = Counter(decision.reason for decision in decisions)
-    return session.commit(STAGE, iteration, input_digest, dict(sorted(tally.items())), [*made, *verdicts, *decisions])
+    manifest = {**dict(sorted(tally.items())), **endings(session, iteration, made)}
+    return session.commit(STAGE, iteration, input_digest, manifest, [*made, *verdicts, *decisions])
 
 
 def _decision(session: Session, iteration: int, query: Query, counts: GroupCounts) -> SelectionDecision:

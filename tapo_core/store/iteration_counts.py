@@ -97,8 +97,8 @@ class IterationCounts:
 
     @property
     def alarms(self) -> list[str]:
-        """What the update warned of."""
-        return list(self.manifest("update_policy").get("alarms", []))
+        """What its stages warned of."""
+        return [alarm for commit in self.stages for alarm in commit.manifest.get("alarms", [])]
 
     @property
     def evaluated(self) -> dict[str, Estimate]:

@@ -67,6 +67,7 @@ PARENTS: dict[type[Any], tuple[Parent, ...]] = {
         Parent("subject_id", records.Correction, "kind = 'ift'"),
     ),
     records.Redaction: (_QUERY,),
+    records.Turn: (),
     records.Origin: (_POLICY_VERSION,),  # the other ids are of another run's store
 }
 

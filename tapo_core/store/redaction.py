@@ -80,6 +80,9 @@ KEPT: Mapping[str, Mapping[str, str]] = {
     "origin": dict.fromkeys(
         ("parent_run_name", "parent_folder", "parent_config_digest", "parent_chain_digest"), "about another run"
     ),
+    "turn": dict.fromkeys(
+        ("stop_tokens", "stop_texts", "end_named_by", "found_in", "template_clock"), "about the model and the day"
+    ),
     "redaction": dict.fromkeys(
         ("reason", "table_name", "row_key", "columns", "original_digest", "redacted_digest"), "the redaction itself"
     ),

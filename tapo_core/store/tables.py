@@ -43,6 +43,7 @@ Record = (
     | records.ColdStartExample
     | records.Redaction
     | records.Origin
+    | records.Turn
 )
 
 #: The columns that tell two rows of a table apart.
@@ -65,6 +66,7 @@ KEYS: dict[type[Any], tuple[str, ...]] = {
     records.ColdStartExample: ("example_id",),
     records.Redaction: ("redaction_id",),
     records.Origin: ("origin_id",),
+    records.Turn: ("run_id",),
 }
 
 

@@ -94,7 +94,7 @@ def check_examples(config: TapoConfig) -> None:
             role, text = TokenRole.CORRECTION, correction.raw_output
             assert "<analysis>" in text
         row = tokens[example.subject_id, role]
-        assert row.token_ids_T[-1] == chat.eos_token_id, "an example teaches to end"
+        assert row.token_ids_T[-1] == chat.stops.end, "an example teaches to end"
         assert example.n_tokens == len(row.token_ids_T)
         content = {"prompt_token_ids": row.prompt_token_ids, "token_ids": row.token_ids_T}
         assert example.content_sha256 == digest(content)

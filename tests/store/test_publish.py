@@ -79,9 +79,18 @@ def test_snapshot_and_database_answer_alike(run_folder: Path) -> None:
         sql = "SELECT view_name FROM duckdb_views() WHERE NOT internal UNION SELECT table_name FROM duckdb_tables()"
         names = {name for (name,) in one.execute(sql).fetchall()} - {"schema_migration"}
         assert {"rollout", "stage_commit", "why_in_batch", "training_curves"} < names
-        # The small run has one method of error location, no settings, no cold start, no duplicates, no redaction and no origin.
+        # The small run has one method of error location, no settings, no cold start, no duplicates, no redaction, no origin
+        # and no turn.
         without_rows = {
-            *("location_agreement", "config_value", "cold_start_example", "query_overlap", "redaction", "origin")
+            *(
+                "location_agreement",
+                "config_value",
+                "cold_start_example",
+                "query_overlap",
+                "redaction",
+                "origin",
+                "turn",
+            )
         }
         for name in names:
             columns = [[row[:2] for row in side.execute(f"DESCRIBE {name}").fetchall()] for side in (one, other)]
