@@ -19,8 +19,8 @@ from tapo_core.verification.kinds import (
     Quantity,
     Ratio,
     Relation,
-    Time,
     SetUnion,
+    Time,
     Unread,
     Words,
 )
@@ -96,6 +96,19 @@ CASES = [
     ("2, 5", "2.5", WRONG), ("1000.99", "1000,99", CORRECT), (r"\{1, 2\}", "2 and 1", CORRECT), ("(1, 2)", "(2, 1)", WRONG),
     ("[0, 1)", "(0, 1)", WRONG), ("x = 1, y = 2", "y = 2, x = 1", CORRECT), ("x = 1, y = 2", "2, 1", WRONG),
     (r"1 \pm \sqrt{2}", r"1 - \sqrt{2}, 1 + \sqrt{2}", CORRECT), ("x = 3", "y = 3", WRONG), ("1, 1, 2", "1, 2", WRONG),
+    ("x < 1 and x > 2", "x < 1 or x > 2", UNKNOWN), ("1 < x < 2", "2 > x > 1", CORRECT), ("x > 1", r"(1, \infty)", CORRECT),
+    (r"\{\{1\}, 2\}", r"\{1, \{2\}\}", WRONG), ("{1, 2}", "(1, 2)", WRONG), ("10, 100", "10,100", UNKNOWN),
+    ("3 and 1/2", "1/2, 3", UNKNOWN), (r"\langle 1, 2 \rangle", "(1, 2)", CORRECT), ("f'(x)", "f(x)", UNKNOWN),
+    # dates, rates, percentages, imaginary numbers, exact decimals
+    ("2024-01-02", "2024-02-01", WRONG), ("January 5", r"5\text{th of January}", CORRECT), ("1:20", r"\frac{1}{20}", UNKNOWN),
+    ("5 apples per box", "5 boxes per apple", UNKNOWN),
+    (r"7 \text{ light years}", "7 years", UNKNOWN), ("0.5", r"0.5\%", UNKNOWN),
+    ("20", r"20\%", CORRECT), ("2 hours 15 minutes", "135 min", CORRECT), ("7 days", "1 week", CORRECT),
+    ("vitamin A", "vitamin", WRONG),
+    ("2i", "(1+i)^2", CORRECT), ("-1", "i^2", CORRECT), (r"\frac{2}{1+i}", "1 - i", CORRECT),
+    ("0.5", r"\cos 60^\circ", CORRECT),
+    ("1.00000", r"\cos(0.0001)", UNKNOWN), (r"0.\overline{142857}", r"\frac{1}{7}", CORRECT), ("3 x 10^8", "3e8", CORRECT),
+    ("5", "1" * 450, UNKNOWN), ("5", "=" * 900, WRONG), (r"\mathbf{A}\mathbf{B}", r"\mathbf{B}\mathbf{A}", UNKNOWN),
     ("204_5", "204_6", WRONG), ("204_5", "54", CORRECT), ("204_5", "204", UNKNOWN), ("3:4", r"\frac{3}{4}", CORRECT),
 ]  # fmt: skip
 
@@ -118,6 +131,31 @@ def test_cases(verifier: MathVerifier) -> None:
 )  # fmt: skip
 def test_where_a_text_without_a_box_says_its_answer(text: str, answer: str | None) -> None:
     assert find_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "outcome"),
+    [
+        ("5", "The answer is not 5.", UNKNOWN), ("5", "The answer is at most 5.", UNKNOWN),
+        ("5", "I doubt it. 5 is wrong.", UNKNOWN),
+        ("5", "The answer is 4. Wait, no. The answer is 5.", CORRECT),
+        ("4", "The answer is 4. Wait, no. The answer is 5.", WRONG),
+        ("5", "The answer to question 3 is 5.", CORRECT), ("3", "The answer to question 3 is 5.", WRONG),
+        ("2", "I have 2 ideas but no answer", UNKNOWN), ("C", "The answer is C, not A.", CORRECT),
+        ("5", r"\boxed{5} So the final answer is correct.", CORRECT),
+        ("5", "The answer is 5.\n\nNote that the answer is odd.", CORRECT),
+    ],
+)  # fmt: skip
+def test_what_a_sentence_says_of_its_answer(
+    verifier: MathVerifier, gold: str, text: str, outcome: VerificationOutcome
+) -> None:
+    assert verifier.verify([Question("", gold, text)])[0].outcome is outcome
+
+
+@pytest.mark.parametrize("part", ["%", "and ", "= ", "°", "per ", "5 cm ", '"a"', "sin ", "(", "√", "1,", "x_"])
+def test_hostile_texts_are_read_in_one_pass(part: str) -> None:
+    """The tests' time limit ends one that takes exponential time."""
+    assert read("5" + part * (990 // len(part)) + "x") is not None
 
 
 def test_a_final_answer_after_the_last_box_counts(verifier: MathVerifier) -> None:

@@ -114,7 +114,11 @@ def test_what_needs_no_worker(text: str, gold: str, outcome: VerificationOutcome
         (r"\boxed{x + 2}", "x + 1", WRONG),
         (r"\boxed{\frac{\sqrt{2}}{2}}", r"\frac{1}{\sqrt{2}}", CORRECT),
         (r"\boxed{__import__('os').system('true')}", "42", WRONG),
-        ("So in the end we are left with $1 + x$, as it has to be, whatever we did in between to get there.", "x+1", CORRECT),
+        (
+            "So in the end we are left with $1 + x$, as it has to be, whatever we did in between to get there.",
+            "x+1",
+            CORRECT,
+        ),
         (r"\boxed{\sqrt{2}}", "1.414214", CORRECT),
         (r"\boxed{\{x + 1, x\}}", r"\{x, 1 + x\}", CORRECT),
     ],

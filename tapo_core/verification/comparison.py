@@ -5,9 +5,12 @@ comparison is OPEN, and is made again when it has. Where the kinds do not fit, t
 meanings, or too few digits to tell, that is unclear. Neither is ever taken for the same.
 """
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 
+from tapo_core.verification.expression_parser import parse
+from tapo_core.verification.intervals import as_interval
 from tapo_core.verification.kinds import (
     Answer,
     Choice,
@@ -28,6 +31,10 @@ from tapo_core.verification.reading import read
 
 #: Collections with more items are compared as texts only.
 _MOST_ITEMS = 40
+_PRIMES = re.compile(r"(?<![A-Za-z])[A-Za-z]('+)")
+_MATRIX = re.compile(r"\\(?:mathbf|bm|boldsymbol)\s*\{[A-Za-z]\}")
+_PARTIAL = re.compile(r"\\partial\s*\\?([A-Za-z]+)")
+_UNORDERED = frozenset(("", "{}", "{"))
 _LOGIC_WORDS = """
 yes no true false even odd none all both neither never always sometimes increasing decreasing north south east west left right up
 down monday tuesday wednesday thursday friday saturday sunday january february march april may june july august september october
@@ -37,11 +44,14 @@ november december
 _LOGIC = frozenset(_LOGIC_WORDS.split())
 
 
-def compare(gold: Answer, answer: Answer, ask: Ask) -> Likeness:
-    """Whether two answers are the same. `gold` comes first: it says what is precise enough."""
+def compare(gold: Answer, answer: Answer, ask: Ask, nested: bool = False) -> Likeness:
+    """Whether two answers are the same. `gold` comes first: its digits are what an answer has to agree with.
+
+    `nested`: both are items of collections.
+    """
     if gold.text == answer.text and not isinstance(gold, Unread):
         return SAME
-    gold, answer = _alike(gold, answer), _alike(answer, gold)
+    gold, answer = _alike(gold, answer, nested), _alike(answer, gold, nested)
     match gold, answer:
         case (Unread(), _) | (_, Unread()):
             return _unread(gold, answer, ask)
@@ -63,18 +73,17 @@ def compare(gold: Answer, answer: Answer, ask: Ask) -> Likeness:
     return _mixed(gold, answer, ask)
 
 
-def _alike(one: Answer, other: Answer) -> Answer:
+def _alike(one: Answer, other: Answer, nested: bool) -> Answer:
     """An answer as the kind that the other one is, where it is that as well."""
     if isinstance(one, Relation) and not isinstance(other, Relation) and one.value is not None:
-        return _alike(one.value, other)
-    if isinstance(one, Collection) and not isinstance(other, Collection | Relation | SetUnion) and len(one.items) == 1:
-        return _alike(one.items[0], other) if one.brackets in ("", "{}") else one
+        return _alike(one.value, other, nested)
+    single = isinstance(one, Collection) and len(one.items) == 1 and one.brackets in ("", "{}", "{")
+    if single and not nested and not isinstance(other, Collection | Relation | SetUnion):
+        assert isinstance(one, Collection)
+        return _alike(one.items[0], other, nested)
     if isinstance(one, Choice) and one.rest and not isinstance(other, Choice | Words):
         return read(one.rest) or one
     return one
-
-
-# --- numbers and quantities
 
 
 # --- words
@@ -82,8 +91,10 @@ def _alike(one: Answer, other: Answer) -> Answer:
 
 def _texts(gold: Words | Choice, answer: Words | Choice, ask: Ask) -> Likeness:
     if isinstance(gold, Choice) and isinstance(answer, Choice):
-        marked = gold.marked and answer.marked
-        if gold.letter != answer.letter and not (marked and gold.letter.lower() == answer.letter.lower()):
+        both = gold.marked and answer.marked
+        listed = answer.marked and gold.letter in "ABCDEFGH"  # (b) for the choice B; m is not M
+        alike = gold.letter == answer.letter or ((both or listed) and gold.letter.lower() == answer.letter.lower())
+        if not alike:
             return DIFFERENT
         if gold.rest and answer.rest and gold.rest != answer.rest:
             one, other = read(gold.rest), read(answer.rest)
@@ -154,25 +165,32 @@ def _collections(gold: Collection, answer: Collection, ask: Ask) -> Likeness:
             return DIFFERENT
         return all_same([compare(value, by_name[1][name], ask) for name, value in by_name[0].items()])
     named = bool(by_name[0] or by_name[1])
-    if not named and kinds[0] in ("", "{}") and kinds[1] in ("", "{}"):
-        return _unordered(ours, theirs, ask)
-    return all_same([compare(a, b, ask) for a, b in zip(ours, theirs, strict=True)])
+    if not named and kinds[0] in _UNORDERED and kinds[1] in _UNORDERED:
+        found = _unordered(ours, theirs, ask)
+        other_joint = gold.joint and answer.joint and gold.joint != answer.joint
+        # x < 1 and x > 2 is not x < 1 or x > 2; 1 and 2 is 1 or 2.
+        return UNCLEAR if found is SAME and other_joint and any(isinstance(i, Relation) for i in ours) else found
+    return all_same([compare(a, b, ask, nested=True) for a, b in zip(ours, theirs, strict=True)])
 
 
 def _distinct(collection: Collection) -> Sequence[Answer]:
     """Its items; in a set, and in a list of solutions that are tuples, each once."""
     items = collection.items
-    if collection.brackets == "{}" or (collection.brackets == "" and all(isinstance(i, Collection) for i in items)):
+    if collection.brackets in ("{}", "{") or (
+        collection.brackets == "" and all(isinstance(i, Collection) for i in items)
+    ):
         return list({squeezed(item.text): item for item in items}.values())
     return items
 
 
 def _fit(gold: str, answer: str, n: int) -> bool:
     """Whether brackets that differ can mean the same. Those of an interval tell whether its ends belong to it."""
-    loose = {"", "()", "<>"}
-    if {gold, answer} <= loose or {gold, answer} == {"", "{}"}:
+    if gold == "{":  # braces of a gold answer are a set's
+        return answer in _UNORDERED
+    loose = {"", "()", "⟨⟩", "{"}
+    if {gold, answer} <= loose or {gold, answer} <= _UNORDERED:
         return True
-    return {gold, answer} <= {"", "[]", "<>", "()"} and n > 2
+    return {gold, answer} <= {"", "[]", "⟨⟩", "()"} and n > 2
 
 
 def _by_name(collection: Collection) -> dict[str, Answer]:
@@ -197,7 +215,7 @@ def _unordered(ours: Sequence[Answer], theirs: Sequence[Answer], ask: Ask) -> Li
             rest.append(one)
         else:
             left.pop(place)
-    table = [[compare(one, other, ask) for other in left] for one in rest]
+    table = [[compare(one, other, ask, nested=True) for other in left] for one in rest]
     if any(OPEN in row and SAME not in row for row in table):
         return OPEN
     free = set(range(len(left)))
@@ -224,9 +242,25 @@ def _relations(gold: Relation, answer: Relation, ask: Ask) -> Likeness:
         # x = 3 is not y = 3; y = 2x and x = y/2 are the same line.
         if plain and not (_is_equation(gold) and _is_equation(answer)):
             return DIFFERENT
+    intervals = as_interval(gold), as_interval(answer)
+    if intervals[0] is not None and intervals[1] is not None:
+        if intervals[0].variable != intervals[1].variable:
+            return DIFFERENT
+        return compare(intervals[0].interval, intervals[1].interval, ask)
     if gold.latex is not None and answer.latex is not None:
         return ask(gold.latex, answer.latex)
-    return ask(gold.text, answer.text)
+    return _asked_as_texts(gold, answer, ask)
+
+
+def _asked_as_texts(gold: Answer, answer: Answer, ask: Ask) -> Likeness:
+    """Two texts for math-verify, which sees no prime, nor by what is derived, and takes a matrix's letter for a number's."""
+    if _derivatives(gold.text) != _derivatives(answer.text) or _MATRIX.search(gold.text + answer.text):
+        return UNCLEAR
+    return ask(latex_of(gold), latex_of(answer))
+
+
+def _derivatives(text: str) -> tuple[int, list[str]]:
+    return sum(map(len, _PRIMES.findall(text))) + text.count(r"\prime"), sorted(_PARTIAL.findall(text))
 
 
 def _is_equation(relation: Relation) -> bool:
@@ -249,7 +283,7 @@ def _unread(gold: Answer, answer: Answer, ask: Ask) -> Likeness:
         return UNCLEAR
     if isinstance(gold, Words | Choice | Time | Ratio) or isinstance(answer, Words | Choice | Time | Ratio):
         return DIFFERENT
-    return ask(latex_of(gold), latex_of(answer))
+    return _asked_as_texts(gold, answer, ask)
 
 
 def latex_of(answer: Answer) -> str:
@@ -276,12 +310,18 @@ def _mixed(gold: Answer, answer: Answer, ask: Ask) -> Likeness:
         ratio, other = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
         assert isinstance(ratio, Ratio)
         assert isinstance(other, Quantity)
-        if ratio.time is not None or len(ratio.parts) != 2 or not ratio.parts[1] or other.value is None:
+        if len(ratio.parts) != 2 or not ratio.parts[1] or other.value is None or other.unit is not None:
             return DIFFERENT
-        return same_if(other.unit is None and ratio.parts[0] / ratio.parts[1] == other.value)
+        same = ratio.parts[0] / ratio.parts[1] == other.value
+        return UNCLEAR if same and ratio.time is not None else same_if(same)
     if Collection in both and Quantity in both:
         return _decimal_comma(gold, answer)
     if both <= {Relation, Collection, SetUnion} and both & {Relation, SetUnion}:
+        for one, other in ((gold, answer), (answer, gold)):
+            bounded = as_interval(one) if isinstance(one, Relation) else None
+            if bounded is not None and isinstance(other, Collection):
+                pair = (bounded.interval, other) if one is gold else (other, bounded.interval)
+                return compare(*pair, ask)
         return ask(latex_of(gold), latex_of(answer))
     if both == {Choice, Quantity} or both == {Words, Quantity}:
         text, other = (answer, gold) if isinstance(gold, Quantity) else (gold, answer)
@@ -291,7 +331,10 @@ def _mixed(gold: Answer, answer: Answer, ask: Ask) -> Likeness:
 
 
 def _letters_as_algebra(text: Answer, other: Quantity, is_gold: bool, ask: Ask) -> Likeness:
-    """A letter or two may be algebra where the other answer is: x and 1x, ab and a*b."""
+    """A letter or two may be algebra where the other answer is: x and 1x, ab and a*b; e is a number."""
+    if text.text in ("e", "i"):
+        constant = Quantity(text.text, parse(text.text))
+        return quantities(constant, other, ask) if is_gold else quantities(other, constant, ask)
     if other.value is not None or other.unit is not None or len(text.text) > 3 or not text.text.isalpha():
         return DIFFERENT
     if frozenset(text.text) != other.expression.names:
@@ -304,6 +347,8 @@ def _decimal_comma(gold: Answer, answer: Answer) -> Likeness:
     """1000,99 is 1000.99 with a decimal comma, if the other answer is just that decimal; 2,5 may be two numbers."""
     pair, other = (gold, answer) if isinstance(gold, Collection) else (answer, gold)
     assert isinstance(other, Quantity)
+    if "".join(pair.text.split()).replace(",", "") == str(other.value) and "," in pair.text:
+        return UNCLEAR  # 10, 100 may be 10,100
     left, comma, right = pair.text.partition(",")
     digits = left.lstrip("-").isdecimal() and right.isdecimal() and left != "-"
     if not comma or not digits or other.expression.step is None or other.value != Fraction(f"{left}.{right}"):

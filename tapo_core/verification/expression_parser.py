@@ -135,18 +135,20 @@ class _Parser(Tokens):
     def _beside(self, left: Expression) -> Expression:
         """A factor without a sign of multiplication. An integer and a proper fraction are a mixed number."""
         is_fraction = self.kind == "command" and self.token == r"\frac"
+        in_braces = self.kind == "sign" and self.token == "{"
         is_number = self.kind == "number"
         spaced = self.is_spaced
         right = self._power()
+        is_fraction |= in_braces and right.proper
         if left.numeral and is_number and spaced and self.kind == "sign" and self.token == "/":
             self.advance()
             below = self._power()
             if right.numeral and below.numeral and right.value is not None and below.value:
                 right = self._over(right, below)
                 is_fraction = True
-        if is_fraction and left.numeral and left.value is not None and right.value is not None and right.value > 0:
+        if is_fraction and left.numeral and left.value is not None and right.value is not None:
             if not right.proper:
-                if right.value.denominator == 1 or right.value > 1:
+                if right.value.denominator == 1 or right.value > 1 or right.value == 0:
                     raise CannotReadError("an integer before an improper fraction has two meanings", ambiguous=True)
                 return self._times(left, right)
             return rational(left.value + right.value)
@@ -274,7 +276,7 @@ class _Parser(Tokens):
                     self.advance()
                     found = self.sum()
                     self.expect(closing)
-                    return closed(found)
+                    return found if opening == "{" else closed(found)
             if token == "|":
                 self.advance()
                 found = self.sum()

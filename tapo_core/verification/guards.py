@@ -14,7 +14,7 @@ MAX_FACTORIAL = 10_000
 MAX_POWERS = 2  #: 2^{3^4} is looked at
 
 _DIGITS = re.compile(rf"\d{{{MAX_DIGITS + 1}}}")
-_EXPONENT = re.compile(r"(?:\^|\*\*|[eE][+-]?)\s*[{(]*\s*[+-]?(\d+)")
+_EXPONENT = re.compile(r"(?:(?:\^|\*\*)\s*[{(]*\s*[+-]?|(?<=\d)[eE][+-]?)(\d+)")
 #: A number to the power of a number to the power of a number of two digits.
 _TOWER = re.compile(r"\d\s*(?:\^|\*\*)[\s{(]*\d+[\s{(]*(?:\^|\*\*)[\s{(]*\d{2}")
 _FACTORIAL = re.compile(r"(\d+)[\s)}]*!")

@@ -69,11 +69,14 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """Several answers. Brackets: "" a bare list, "()" a tuple, "{}" a set, "[]", "[)", "(]" intervals or lists, "<>"."""
+    """Several answers. Brackets: none for a bare list, "()" and "⟨⟩" for a tuple, "{}" for a set, "{" for a set or a list in
+    braces of LaTeX, "[]", "[)", "(]" for intervals or lists.
+    """
 
     text: str
     brackets: str
     items: tuple["Answer", ...]
+    joint: str | None = None  #: "and" or "or", where one of them joins all
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from tapo_core.verification.guards import too_large
 from tapo_core.verification.kinds import Answer, Collection, Quantity, Relation, SetUnion, Unread
 from tapo_core.verification.likeness import Likeness
 from tapo_core.verification.pool import WorkerPool
-from tapo_core.verification.prose import corrected, find_answer
+from tapo_core.verification.prose import corrected, find_answer, is_denied
 from tapo_core.verification.reading import read
 
 #: Characters at the end of a text in which an answer without a box is looked for.
@@ -39,6 +39,8 @@ Pair = tuple[str, str]
 #: What is left of a text without LaTeX's commands, and a word in that.
 _COMMANDS = re.compile(r"\\(?:begin|end)\{[a-z]+\*?\}|\\[A-Za-z]+")
 _SENTENCE = re.compile(r"[A-Za-z]{4,}")
+#: max(1, 2), C(5, 2), set()
+_FUNCTION = re.compile(r"(?<![\\A-Za-z])(?:[A-Za-z]{2,}|[CP])\((?:\)|[^()]*,[^()]*\))")
 
 _OUTCOMES = {
     Likeness.SAME: VerificationOutcome.CORRECT,
@@ -131,7 +133,7 @@ class MathVerifier:
         answer = extract_answer(question.text)
         if answer:
             later = corrected(question.text) if question.finished else None
-            if later is not None and later != answer:
+            if later is not None and later != answer and type(read(later)) is type(read(answer)):
                 return self._compared(gold, later, in_box=False)
             if answer == gold.text and not isinstance(gold.answer, Unread):
                 return VerificationOutcome.CORRECT, answer, "exact", None
@@ -208,6 +210,9 @@ class MathVerifier:
             if told.answer is None:
                 return Verdict(told.outcome, None, _tier(SYMBOLIC, in_box), told.reason, milliseconds)
             answer = told.answer
+            if is_denied(asked.text, answer):
+                why = "the text denies the answer that was found in it"
+                return Verdict(VerificationOutcome.UNKNOWN, answer, _tier(SYMBOLIC, in_box), why, milliseconds)
         assert answer is not None
         used: list[Told] = []
 
@@ -261,6 +266,8 @@ class MathVerifier:
                 problem = f"{answer.why}; write it in a way that has one meaning"
             elif isinstance(answer, Unread) and _SENTENCE.search(_COMMANDS.sub(" ", answer.text)):
                 problem = "it has words in it and is no answer of a kind that can be compared"
+            elif _FUNCTION.search(gold):
+                problem = "it has a function of several arguments in it, which is not computed; write its value"
             elif answer is not None:
                 for latex in _algebra(answer):
                     asked.setdefault(latex, []).append(index)

@@ -20,8 +20,9 @@ _SIGNS = {
     **dict.fromkeys("∕⁄÷", "/"), "∗": "*", "±": r"\pm ", "∓": r"\mp ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ",
     "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
     "∅": r"\emptyset ", "°": r"^{\circ}", "º": r"^{\circ}", "˚": r"^{\circ}", "∘": r"\circ ", "′": "'", "“": '"',
-    "”": '"', "’": "'", "‘": "'", "…": "...", "，": ",", "：": ":", "（": "(", "）": ")", "⟨": r"\langle ",
-    "⟩": r"\rangle ", "√": r"\root ", "∛": r"\root[3] ", "∶": ":", "⋯": "...",
+    "”": '"', "’": "'", "‘": "'", "…": "...", "，": ",", "：": ":", "（": "(", "）": ")", "√": r"\root ",
+    "∛": r"\root[3] ", "∶": ":", "⋯": "...",
+    "∠": r"\angle ", "△": r"\triangle ", "∣": "|",
 }  # fmt: skip
 _INVISIBLE = dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\u200f\ufe0e\ufe0f", "")
 _SPACES = dict.fromkeys("\u00a0\u2007\u2008\u2009\u200a\u202f\u205f\u3000\t\n\r", " ")
@@ -47,7 +48,7 @@ _CHARACTERS = str.maketrans(
 _RAISED = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
 _LOWERED = re.compile(f"[{''.join(_SUBSCRIPTS)}]+")
 #: The radicand of a Unicode root: brackets, or a number or a letter.
-_ROOT = re.compile(r"\\root(\[3\])?\s*(\{|\(|\d+(?:\.\d+)?|\\?[A-Za-z]+)")
+_ROOT = re.compile(r"\\root(\[3\])?\s*(\{|\(|\d+(?:\.\d+)?|\\frac\{\d+\}\{\d+\}|\\?[A-Za-z]+)")
 _OVERLINED = re.compile("((?:[0-9]\u0305)+)")
 
 _LAYOUT = re.compile(
@@ -58,25 +59,41 @@ _LAYOUT = re.compile(
 _GROUPING = re.compile(r"(?<=\d)(?:\{,\}|,\\!\s*|\\,|\\!|\\:|\\;|~)(?=\d{3}(?!\d))")
 _LAYOUT_SPACE = re.compile(r"\\(?:[,:;! ]|q?quad(?![A-Za-z])|hspace\{[^{}]*\})|~")
 _TEXT = re.compile(
-    r"\\(?:text(?:bf|it|rm|normal|sf|tt|sc)?|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname\*?|rm|bf)"
+    r"\\(?:text(?:bf|it|rm|normal|sf|tt|sc)?|textnormal|mbox|hbox|mathrm|mathit|mathsf|operatorname\*?|rm|bf)"
     r"\s*\{([^{}]*)\}"
 )
+#: Emphasis of more than a letter, which may be the name of a matrix.
+_EMPHASIS = re.compile(
+    r"\\(?:mathbf|bm|boldsymbol|underline|textcolor\s*\{\w+\}|color\s*\{\w+\})\s*\{((?![A-Za-z]\})[^{}]*)\}"
+)
+_TUPLES = {r"\langle": "⟨", r"\rangle": "⟩", r"\lang": "⟨", r"\rang": "⟩"}
 _SYNONYMS = [
     (re.compile(rf"\\(?:{names})(?![A-Za-z])"), f"\\\\{name}")
     for name, names in {
         "frac": "dfrac|tfrac|cfrac", "le": "leq|leqslant", "ge": "geq|geqslant", "ne": "neq|not=",
         "cdot": "times|ast|bullet", "infty": "infinity", "overline": "bar", "degree": "degrees",
         "cdots": "ldots|dots|dotsb|dotsc", "emptyset": "varnothing", "epsilon": "varepsilon", "phi": "varphi",
-        "langle": "lang", "rangle": "rang",
     }.items()
 ]  # fmt: skip
 _DEGREES = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])|\^\s*\{\s*o\s*\}")
 _MARKUP = re.compile(r"\*\*(.+)\*\*|__(.+)__|`+([^`]+)`+|\*([^*]+)\*")
+_EXCLAIMED = re.compile(r"[A-Za-z ]{2,}!")
+_ASCII = [
+    (re.compile(pattern), instead)
+    for pattern, instead in [
+        (r"<=|=<", r"\\le "), (r">=|=>", r"\\ge "), (r"!=|/=", r"\\ne "), (r"\+/-", r"\\pm "), (r"(?<=\s)\+-(?=\s)", r"\\pm "),
+        (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r" \\cdot "), (r"(?<![A-Za-z\\])log(2|10)\s*\(", r"\\log_{\1}("),
+        (r"(?<![A-Za-z\\])(sin|cos|tan|ln|log)([xyzt])(?![A-Za-z])", r"\1 \2"), (r"(?<=[)\]])\s*U\s*(?=[(\[])", r" \\cup "),
+        (r"(?<![A-Za-z\\])(?:PI|Pi)(?![A-Za-z])", "pi"), (r"^([A-Za-z]) in (?=[\[({])", r"\1 \\in "),
+        (r"\^\{(\d+)\}\s*/\s*_\{(\d+)\}", r"\\frac{\1}{\2}"),
+        (r"\{\s*([^{}\\]+?)\s*\\choose\s*([^{}\\]+?)\s*\}", r"\\binom{\1}{\2}"),
+    ]
+]  # fmt: skip
 _MEANINGLESS = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])")
 #: What joins answers to a list, and the signs of relations.
 AND = re.compile(r"[,;]?\s*\"?\s*(?<![A-Za-z])(?:and|or)(?![A-Za-z])\s*\"?\s*|\s*\"\s*[,;]\s*(?:and|or)?\s*\"\s*")
 RELATION = re.compile(r"\\(?:le|ge|ne|in|approx|equiv|sim)(?![A-Za-z])|[<>=]")
-OPENING, CLOSING = frozenset("([{"), frozenset(")]}")
+OPENING, CLOSING = frozenset("([{⟨"), frozenset(")]}⟩")
 DEGREE = "\N{DEGREE SIGN}"  #: how a degree is written here
 
 
@@ -91,9 +108,17 @@ def plain(answer: str) -> str:
     answer = _without_delimiters(answer)
     if "\\" in answer or "~" in answer or "{,}" in answer:
         answer = _from_latex(answer)
-    answer = answer.replace("**", "^").replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ")
-    answer = " ".join(answer.split())
-    return without_trailing_points(answer)
+    answer = _from_ascii(answer)
+    return without_trailing_points(" ".join(answer.split()))
+
+
+def _from_ascii(answer: str) -> str:
+    """What people and computer algebra systems write in plain text."""
+    if "*" in answer:  # a system's own names of the constants
+        answer = re.sub(r"(?<![A-Za-z\\])([IE])(?![A-Za-z])", lambda m: m[1].lower(), answer.replace("**", "^"))
+    for pattern, instead in _ASCII:
+        answer = pattern.sub(instead, answer)
+    return answer
 
 
 def lightly(answer: str) -> str:
@@ -110,7 +135,7 @@ def without_trailing_points(answer: str) -> str:
     """An answer without the full stop or comma of the sentence that it ends."""
     while answer and (answer[-1] in ",;:" or (answer[-1] == "." and not answer.endswith(("...", ".m.")))):
         answer = answer[:-1].rstrip()
-    return answer
+    return answer[:-1].rstrip() if _EXCLAIMED.fullmatch(answer) else answer
 
 
 def _from_unicode(answer: str) -> str:
@@ -132,6 +157,12 @@ def _compatible(answer: str) -> str:
     return unicodedata.normalize("NFKC", answer)
 
 
+def _quoted(text: re.Match[str]) -> str:
+    """A text with letters or digits in quotes; one of punctuation alone is punctuation."""
+    inner = text[1].strip()
+    return f' "{inner}" ' if any(map(str.isalnum, inner)) else f" {inner} "
+
+
 def _without_delimiters(answer: str) -> str:
     """Without what stands around mathematics or emphasis: dollars, brackets of LaTeX, Markdown's stars."""
     answer = answer.strip()
@@ -144,6 +175,8 @@ def _without_delimiters(answer: str) -> str:
     if "\\(" in answer or "\\[" in answer:
         answer = re.sub(r"\\[()]|(?<!\\)\\[\[\]]", " ", answer)
     answer = answer.strip()
+    if len(answer) > 2 and answer[0] == answer[-1] == "'":
+        answer = answer[1:-1]
     emphasised = _MARKUP.fullmatch(answer)
     if emphasised and "*" not in (inner := next(filter(None, emphasised.groups()))):
         answer = inner
@@ -159,8 +192,10 @@ def _from_latex(answer: str) -> str:
     for pattern, name in _SYNONYMS:
         answer = pattern.sub(name, answer)
     answer = _DEGREES.sub(DEGREE, answer)
+    for latex, sign in _TUPLES.items():
+        answer = re.sub(re.escape(latex) + r"(?![A-Za-z])", sign, answer)
     for _ in range(3):  # texts in texts
-        answer, count = _TEXT.subn(lambda m: f' "{m[1].strip()}" ' if m[1].strip() else " ", answer)
+        answer, count = _TEXT.subn(_quoted, _EMPHASIS.sub(r"\1", answer))
         if not count:
             break
     answer = re.sub(r"\\(?:lt|gt)(?![A-Za-z])", lambda m: "<" if m[0] == r"\lt" else ">", answer)

@@ -5,11 +5,13 @@ from fractions import Fraction
 from tapo_core.verification.expression_parser import parse
 from tapo_core.verification.expressions import CannotReadError, Expression
 from tapo_core.verification.kinds import Quantity
-from tapo_core.verification.likeness import DIFFERENT, SAME, UNCLEAR, Ask, Likeness, same_if
-from tapo_core.verification.units import DEGREE_KIND
+from tapo_core.verification.likeness import DIFFERENT, SAME, UNCLEAR, Ask, Likeness
+from tapo_core.verification.units import DEGREE_KIND, Unit, read_unit
 
 #: A decimal that stands for a number with more digits has to have at least this many.
 SIGNIFICANT_DIGITS = 6
+#: Words that make another unit of one.
+_CHANGING = frozenset(("not", "non", "no", "les", "less", "fewer", "more", "light", "nautical", "half", "double"))
 
 
 def rounded(decimal: Expression, exact: Fraction) -> bool:
@@ -62,11 +64,11 @@ def _decimal(gold: Expression, answer: Expression, ask: Ask) -> Likeness:
     decimal = gold if gold.step is not None else answer
     assert decimal.step is not None
     assert decimal.value is not None
-    written = f"\\decimal{{{decimal.value}}}{{{decimal.step}}}"
-    found = ask(written, answer.latex) if decimal is gold else ask(gold.latex, written)
-    if found is SAME and decimal.digits < SIGNIFICANT_DIGITS:
-        return UNCLEAR if decimal is gold else DIFFERENT
-    return found
+    # A decimal that looks like an integer may be one that was rounded, or one that was computed with.
+    precise = decimal.digits >= SIGNIFICANT_DIGITS and decimal.value.denominator > 1
+    otherwise = "correct" if precise else "unknown" if decimal is gold or decimal.value.denominator == 1 else "wrong"
+    written = f"\\decimal{{{decimal.value}}}{{{decimal.step}}}{{{otherwise}}}"
+    return ask(written, answer.latex) if decimal is gold else ask(gold.latex, written)
 
 
 def quantities(gold: Quantity, answer: Quantity, ask: Ask) -> Likeness:
@@ -86,8 +88,15 @@ def quantities(gold: Quantity, answer: Quantity, ask: Ask) -> Likeness:
     found = _expressions(gold.expression, answer.expression, ask)
     if found is not SAME or ours.kind == theirs.kind:
         return found
-    # Things that are counted: red apples are apples.
-    return SAME if ours.words <= theirs.words or theirs.words <= ours.words else UNCLEAR
+    return SAME if _is_narrower(ours, theirs) or _is_narrower(theirs, ours) else UNCLEAR
+
+
+def _is_narrower(unit: Unit, other: Unit) -> bool:
+    """Whether things that are counted are some of the others: red apples are apples. (Apples per box are no apples.)"""
+    extra = set(unit.kind) - set(other.kind)
+    if not set(other.kind) <= set(unit.kind) or any(power != 1 for _, power in (*unit.kind, *other.kind)):
+        return False
+    return not any(word in _CHANGING or read_unit(word) is None or read_unit(word).known for word, _ in extra)  # type: ignore[union-attr]
 
 
 def _one_unit(gold: Quantity, answer: Quantity, ask: Ask) -> Likeness:
@@ -95,10 +104,13 @@ def _one_unit(gold: Quantity, answer: Quantity, ask: Ask) -> Likeness:
     with_unit, bare = (gold, answer) if gold.unit is not None else (answer, gold)
     assert with_unit.unit is not None
     found = _expressions(gold.expression, answer.expression, ask)
+    if with_unit.unit.is_percent and with_unit.value is not None and bare.value is not None:
+        if with_unit.value / 100 == bare.value:
+            return SAME
+        # 40% may be meant by 40; 0.5% by 0.5 most likely not.
+        return UNCLEAR if found is SAME and abs(bare.value) <= 1 and bare.value else found
     if found is SAME:
         return SAME
-    if with_unit.unit.is_percent and with_unit.value is not None and bare.value is not None:
-        return same_if(with_unit.value / 100 == bare.value)
     if with_unit.unit.kind == DEGREE_KIND and "pi" in bare.expression.names:
         return UNCLEAR  # radians, most likely
     # 5 m may be five times m.

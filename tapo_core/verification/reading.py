@@ -25,22 +25,30 @@ from tapo_core.verification.notation import (
     unwrapped,
     without_trailing_points,
 )
-from tapo_core.verification.single_answers import base, choice, number, quantity, repeating, time, words
+from tapo_core.verification.single_answers import base, choice, number, quantity, repeating, words
+from tapo_core.verification.times import date, time
 
 #: All commas of x = 1,234 cm or of $1,234 are in one number.
 _ONE_GROUPED = re.compile(r"(?:[^,]*=)?[^,\d=()\[\]]*[1-9]\d{0,2}(?:,\d{3})+(?!\d)[^,()\[\]]*")
 _SEMICOLON, _COMMA, _COLON, _CUP = map(re.compile, (";", ",", ":", r"\\cup(?![A-Za-z])"))
 _NAME = re.compile(
-    r"\"[^\"]*\"|(?:\"[^\"]*\"\s*)?\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:'|\([^()]*\))?|\|[A-Za-z]+\||\\(?:angle|overline|triangle)\s*\{?\s*[A-Za-z]+\s*\}?"
+    r"\"[^\"]*\"|(?:\"[^\"]*\"\s*)?\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:'{1,3}|\^\{-1\})?(?:\([^()]*\))?|\|[A-Za-z]+\|"
+    r"|\\(?:angle|overline|triangle)\s*\{?\s*[A-Za-z]+\s*\}?"
     r"|\(\s*[A-Za-z](?:_\w)?(?:\s*,\s*[A-Za-z](?:_\w)?)+\s*\)|[A-Za-z]+_?\{?\w*\}?\s*:\s*[A-Za-z]+_?\{?\w*\}?"
     r"|\\frac\{[A-Z]+\}\{[A-Z]+\}"
 )
+#: 3 and 1/2
+_MIXED = re.compile(
+    r"-?\d+\s*\"?\s*and\s*\"?\s*(?:(\d+)/(\d+)|\\frac\s*(?:\{(\d+)\}|(\d))\s*(?:\{(\d+)\}|(\d+)))", re.IGNORECASE
+)
+_JOINT = re.compile(r"(?<![A-Za-z])(and|or)(?![A-Za-z])", re.IGNORECASE)
 _PHRASE = re.compile(
-    r"\"?\s*(?:therefore,?|so,?|thus,?|hence,?)?\s*(?:the\s+)?(?:final\s+|correct\s+)?answers?\s*(?:is|are|=|:)\s*:?\s*",
+    r"\"?\s*(?:therefore,?|so,?|thus,?|hence,?)?\s*(?:the\s+)?(?:final\s+|correct\s+)?(?:answers?|option|choice)\s*"
+    r"(?:is|are|=|:)\s*:?\s*|(?:option|choice)\s+(?=[A-Z]$)",
     re.IGNORECASE,
 )
 #: What is longer, or has brackets nested deeper, is not looked into.
-_LONGEST, _DEEPEST = 1000, 20
+_LONGEST, _DEEPEST, _MOST_ITEMS = 1000, 20, 100
 
 
 @lru_cache(maxsize=1 << 15)
@@ -60,21 +68,27 @@ def read(answer: str) -> Answer | None:
         return None
     if len(text) > _LONGEST or nesting(text) > _DEEPEST:
         return Unread(text)
-    return _read(text)
+    try:
+        return _read(text)
+    except (CannotReadError, RecursionError):
+        return Unread(text)
 
 
 def _read(text: str) -> Answer:
     """An answer or a part of one, in the one notation."""
+    braces = text.startswith("{") and text.endswith("}") and closing(text, 0) == len(text) - 1
     text = unwrapped(text)
     if not text:
         return Unread(text)
-    for reader in (number, time, base, choice, repeating, words):
+    for reader in (number, time, date, base, choice, repeating, words):
         found = reader(text)
         if found is not None:
             return found
     for several in (_list, _union, _either_sign, _bracketed, _relation, _ratio):
         many = several(text)
         if many is not None:
+            if braces and isinstance(many, Collection) and many.brackets == "":
+                return Collection(f"{{{text}}}", "{", many.items)
             return many
     return quantity(text)
 
@@ -116,7 +130,12 @@ def _list(text: str) -> Answer | None:
     pieces = [unwrapped(piece) for piece in pieces if piece.strip(' "')]
     if len(pieces) < 2:
         return None
+    if len(pieces) > _MOST_ITEMS:
+        return Unread(text)
     items = [_read(piece) for piece in pieces]
+    mixed = _MIXED.fullmatch(text)
+    if mixed and _below_one(*filter(None, mixed.groups())):
+        return Unread(text, "a number and a fraction may be two numbers or one")
     first = items[0]
     # x = 1, 2, 3: the name is that of all of them.
     named = isinstance(first, Relation) and first.name is not None and first.value is not None
@@ -124,7 +143,12 @@ def _list(text: str) -> Answer | None:
         assert isinstance(first, Relation)
         assert first.value is not None
         items[0] = first.value
-    return Collection(text, "", tuple(items))
+    joints = {joint.lower() for joint in _JOINT.findall(text)}
+    return Collection(text, "", tuple(items), joints.pop() if len(joints) == 1 else None)
+
+
+def _below_one(numerator: str, denominator: str) -> bool:
+    return int(numerator) < int(denominator)
 
 
 def _union(text: str) -> Answer | None:
@@ -151,9 +175,7 @@ def _bracketed(text: str) -> Answer | None:
     opening = text[0]
     if text.startswith(r"\{") and text.endswith(r"\}"):
         inner, brackets = text[2:-2], "{}"
-    elif text.startswith(r"\langle") and text.endswith(r"\rangle"):
-        inner, brackets = text[7:-7], "<>"
-    elif opening in "([" and closing(text, 0) == len(text) - 1:
+    elif opening in "([⟨" and closing(text, 0) == len(text) - 1:
         inner, brackets = text[1:-1], opening + text[-1]
     else:
         return None
@@ -176,8 +198,8 @@ def _relation(text: str) -> Answer | None:
     if len(sides) < 2:
         return None
     signs = tuple(match[0] for match in RELATION.finditer(text))
-    if not sides[0] and signs[0] in ("=", r"\approx", r"\sim"):
-        return _read(text[len(signs[0]) :].strip())
+    if not sides[0] and len(sides) == 2 and signs[0] in ("=", r"\approx", r"\sim"):
+        return _read(sides[1])
     if not all(sides) or len(signs) != len(sides) - 1:
         return Unread(text)
     read_sides = [_read(side) for side in sides]

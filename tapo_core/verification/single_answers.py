@@ -1,23 +1,21 @@
 """Answers that are one thing: a number, a quantity with its unit, a time, digits in a base, a choice, or words."""
 
+import itertools
 import re
 from fractions import Fraction
 
 from tapo_core.verification.expression_parser import parse
-from tapo_core.verification.expressions import CannotReadError, Expression
-from tapo_core.verification.kinds import Answer, Choice, InBase, Quantity, Ratio, Time, Unread, Words
+from tapo_core.verification.expressions import CannotReadError, Expression, rational
+from tapo_core.verification.kinds import Answer, Choice, InBase, Quantity, Unread, Words
 from tapo_core.verification.notation import AND, DEGREE, RELATION, unwrapped
 from tapo_core.verification.units import DEGREE_KIND, LETTERS, read_unit, scale
 
-_INTEGER = re.compile(r"-?\d+")
+_INTEGER = re.compile(r"[-+]?\d+")
+_ORDINAL = re.compile(r"(\d+)\s*\"?(?:st|nd|rd|th)\"?")
 _SPACED = re.compile(r"(-?)\s*([1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?)")
 _COMMAS = re.compile(r"(-?)\s*([1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?)")
 _CURRENCIES = "$€£¥₹"
 _MONEY = re.compile(r"(-?)\s*([$€£¥₹])\s*(-?)\s*(.+)", re.DOTALL)
-_CLOCK = re.compile(
-    r"(\d{1,2})\s*:\s*(\d{2})(?:\s*:\s*(\d{2}))?\s*\"?\s*(?:([ap])\s*\.?\s*m\s*\.?)?\s*\"?", re.IGNORECASE
-)
-_HOUR = re.compile(r"(\d{1,2})\s*\"?\s*([ap])\s*\.?\s*m\s*\.?\s*\"?", re.IGNORECASE)
 _BASE = re.compile(
     r"(-?)(?:([0-9A-Fa-f]+)\s*_\s*(?:\{\s*(\d{1,2})\s*\}|(\d))|([0-9A-Fa-f]+)\s*_\s*\{?\s*\"?(\w+)\"?\s*\}?)"
 )
@@ -32,7 +30,12 @@ _WORDS_ONLY = re.compile(r"[A-Za-z][A-Za-z'’\- ]*")
 _UNIT_BEGINS = re.compile(r'(?<![\\A-Za-z_^])(?:"|[A-Za-z$%€£¥₹¢°])')
 #: Possessive, so that a text that is no unit fails in one pass.
 _UNIT = re.compile(r'(?>\s*+(?:"[^"]*+"|[$%€£¥₹¢°]|[A-Za-z]++\.?+)(?:\s*+\^\s*+\{?+-?+\d\}?+)?+(?:\s*+/)?+)++')
+#: Where a unit may begin is looked at in so many places, and it has at most so many characters.
+_MOST_PLACES, _LONGEST_UNIT = 8, 60
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
+_PARTS = re.compile(r"\s*(?:\d+(?:\.\d+)?\s*[A-Za-z]+[\s,]*(?:and\s+)?){2,4}")
 _TRIGONOMETRY = re.compile(f"sin|cos|tan|cot|sec|csc|{DEGREE}")
+_ARTICLES = frozenset(("The", "A", "An", "a", "an"))
 _COUNTING = """
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen
 twenty
@@ -42,35 +45,14 @@ _NUMBER_WORDS = {word: value for value, word in enumerate(_COUNTING.split())}
 
 def number(text: str) -> Quantity | None:
     """An integer, with its digits in groups or not, or a number in words."""
-    if _INTEGER.fullmatch(text):
-        return Quantity(text, parse(text))
+    ordinal = _ORDINAL.fullmatch(text)
+    if ordinal or _INTEGER.fullmatch(text):
+        return Quantity(text, parse(ordinal[1] if ordinal else text))
     grouped = _COMMAS.fullmatch(text) or _SPACED.fullmatch(text)
     if grouped:
         return Quantity(text, parse(grouped[1] + re.sub(r"[, ]", "", grouped[2])))
     word = _NUMBER_WORDS.get(text.lower())
     return None if word is None else Quantity(text, parse(str(word)))
-
-
-def time(text: str) -> Answer | None:
-    """A time of day; a ratio that may be one."""
-    match = _CLOCK.fullmatch(text)
-    if match:
-        hour, minute, second, half = int(match[1]), int(match[2]), int(match[3] or 0), match[4]
-    else:
-        match = _HOUR.fullmatch(text)
-        if match is None:
-            return None
-        hour, minute, second, half = int(match[1]), 0, 0, match[2]
-    if minute > 59 or second > 59 or hour > 24 or (half and not 1 <= hour <= 12):
-        return None if half is None else Unread(text, "it is no time of day")
-    told = f"{half.lower()}m" if half else ("24" if hour > 12 or hour == 0 else None)
-    if half:
-        hour = hour % 12 + (12 if told == "pm" else 0)
-    time = Time(text, 3600 * hour + 60 * minute + second, told)
-    if half:
-        return time
-    parts = tuple(Fraction(part) for part in (match[1], match[2], match[3]) if part is not None)
-    return Ratio(text, parts, time)
 
 
 def base(text: str) -> Answer | None:
@@ -80,7 +62,7 @@ def base(text: str) -> Answer | None:
         return None
     sign, digits = match[1], match[2] or match[5]
     base = int(match[3] or match[4]) if match[2] else _BASES.get(match[6].lower(), 0)
-    if not 2 <= base <= 36 or not digits[0].isdecimal():
+    if not 2 <= base <= 36 or not (digits[0].isdecimal() or base == 16):
         return None
     try:
         value = int(digits, base)
@@ -93,14 +75,14 @@ def choice(text: str) -> Answer | None:
     """The letter of a choice, or a single letter."""
     if len(text) == 1 and text.isalpha():
         return Choice(text, text, marked=False)
-    match = _MARKED.fullmatch(text)
+    match = _MARKED.fullmatch(text.replace('"', " ").strip())
     if match is None:
         return None
     letter, rest = match[1] or match[3], unwrapped((match[2] if match[1] else match[4]) or "")
     # f(x) and (x)(x+1) are no choices; neither is (a)b.
     if rest and (match[1] or "").islower():
         return None
-    if rest and (rest[0] in "(^+*/=<>_!-" or RELATION.match(rest)):
+    if rest and (rest[0] in "(^+*/=<>_!-,;" or RELATION.match(rest) or AND.match(rest)):
         return None
     return Choice(text, letter, True, rest)
 
@@ -146,8 +128,10 @@ def words(text: str) -> Answer | None:
         return None
     if AND.search(text):
         return None
-    words = tuple(word for word in bare.split() if word.lower() not in ("the", "a", "an") or len(bare.split()) == 1)
-    return Words(text, words) if words else None
+    found = bare.split()
+    if len(found) > 1 and (found[0] == "the" or (found[0] in _ARTICLES and found[1].islower())):
+        found = found[1:]
+    return Words(text, tuple(found)) if found else None
 
 
 def _is_mathematics(text: str) -> bool:
@@ -173,7 +157,12 @@ def quantity(text: str) -> Answer:
         minus = (money[1] == "-") ^ (money[3] == "-")
         unit = inner.unit if inner.unit is not None else read_unit(money[2])
         return Quantity(text, _signed(inner.expression, minus), unit)
-    for place in _UNIT_BEGINS.finditer(text):
+    compound = _compound(text)
+    if compound is not None:
+        return compound
+    for place in itertools.islice(_UNIT_BEGINS.finditer(text), _MOST_PLACES):
+        if len(text) - place.start() > _LONGEST_UNIT:
+            continue
         value, unit_text = text[: place.start()], text[place.start() :]
         spaced = value != value.rstrip()
         if value and _UNIT.fullmatch(unit_text) and _is_unit(unit_text, spaced):
@@ -181,6 +170,19 @@ def quantity(text: str) -> Answer:
             if found is not None:
                 return found
     return _without_unit(text)
+
+
+def _compound(text: str) -> Quantity | None:
+    """2 hours 15 minutes, 4 feet 6 inches: in the first unit."""
+    parts = _PART.findall(text.replace('"', " "))
+    if len(parts) < 2 or not _PARTS.fullmatch(text.replace('"', " ")):
+        return None
+    units = [read_unit(unit) for _, unit in parts]
+    first = units[0]
+    if first is None or not all(unit is not None and unit.known and unit.kind == first.kind for unit in units):
+        return None
+    value = sum(Fraction(n) * unit.size / first.size for (n, _), unit in zip(parts, units, strict=True) if unit)
+    return Quantity(text, rational(Fraction(value)), first)
 
 
 def _without_unit(text: str) -> Quantity | Unread:
@@ -227,6 +229,8 @@ def _with_unit(text: str, value: str, unit_text: str) -> Quantity | None:
     expression = number.expression
     if unit is not None and unit.kind == DEGREE_KIND and _TRIGONOMETRY.search(value):
         return None  # the sine of an angle is no angle; a sum of angles is one as a whole
+    if unit is not None and not unit.known and re.search(r"(?<!\bsq)\.\s", unit_text):
+        return None  # a sentence
     if unit is not None and not unit.known and '"' not in unit_text and expression.names - {"pi", "e"}:
         return None  # words after letters are no unit
     if factor > 1:

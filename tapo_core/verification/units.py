@@ -19,7 +19,7 @@ _TABLE: dict[str, dict[str, Fraction]] = {
     },
     "time": {
         "s sec second": Fraction(1), "ms millisecond": Fraction(1, 1000), "min minute": Fraction(60),
-        "h hr hrs hour": Fraction(3600), "day": Fraction(86400), "week": Fraction(604800),
+        "h hr hrs hour": Fraction(3600), "day days": Fraction(86400), "week": Fraction(604800),
     },
     "mass": {
         "g gram gramme": Fraction(1), "mg milligram": Fraction(1, 1000), "kg kilogram": Fraction(1000),
@@ -28,14 +28,15 @@ _TABLE: dict[str, dict[str, Fraction]] = {
     "volume": {"L l liter litre": Fraction(1), "mL ml milliliter millilitre": Fraction(1, 1000)},
     "angle": {"degree deg": Fraction(1)},
     "radian": {"rad radian": Fraction(1)},
-    "share": {"% percent percentage pct": Fraction(1)},
+    "share": {"% percent percentage pct percents": Fraction(1)},
     "dollar": {"$ dollar usd": Fraction(1), "¢ cent": Fraction(1, 100)},
     "euro": {"€ euro eur": Fraction(1)},
     "pound sterling": {"£ gbp": Fraction(1)},
     "rupee": {"₹ rupee inr": Fraction(1)},
     "yen": {"¥ yen jpy": Fraction(1)},
     "electric": {"V volt": Fraction(1)}, "current": {"A ampere amp": Fraction(1)}, "power": {"W watt": Fraction(1)},
-    "energy": {"J joule": Fraction(1)}, "force": {"N newton": Fraction(1)}, "frequency": {"Hz hertz": Fraction(1)},
+    "energy": {"J joule": Fraction(1), "kJ kilojoule": Fraction(1000)}, "force": {"N newton": Fraction(1)},
+    "frequency": {"Hz hertz": Fraction(1)},
 }  # fmt: skip
 _COMPOUND = {"mph": "mile / hour", "kph": "km / hour", "kmh": "km / hour", "cc": "cm^3"}
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}

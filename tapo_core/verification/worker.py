@@ -5,8 +5,8 @@ text: no more memory than it was given, no network, no program, no file written.
 
 Lines of JSON on standard input, each with ``cpu_seconds``, are of two kinds:
 
-* ``{"gold": latex, "prediction": latex}``: are these equal? One of them may be ``\decimal{value}{step}``: is the other one,
-  rounded to a multiple of `step`, that value?
+* ``{"gold": latex, "prediction": latex}``: are these equal? One of them may be ``\decimal{value}{step}{outcome}``: is
+  the other one that value? `outcome` is that of a value that it is only if rounded to a multiple of `step`.
 * ``{"find": text}``: which answer does a text have at its end?
 
 Lines on standard output: ``{"ready": true}`` once, then for each question ``{"outcome": "correct" | "wrong" | "no_answer" |
@@ -32,7 +32,7 @@ _GRACE = 5.0
 _ALMOST = 0.9
 #: Digits with which expressions are computed that math-verify takes for equal, and those that have to agree.
 _DIGITS, _AGREE = 50, 30
-_DECIMAL = re.compile(r"\\decimal\{(-?\d+(?:/\d+)?)\}\{(\d+(?:/\d+)?)\}")
+_DECIMAL = re.compile(r"\\decimal\{(-?\d+(?:/\d+)?)\}\{(\d+(?:/\d+)?)\}\{(\w+)\}")
 _NUMERAL = re.compile(r"\d+")
 _COMMAND = re.compile(r"\\[A-Za-z]+|[^A-Za-z]+")
 
@@ -98,7 +98,7 @@ def judge(prediction: str, gold: str) -> dict[str, Any]:
     for one, other in ((gold, prediction), (prediction, gold)):
         decimal = _DECIMAL.fullmatch(one)
         if decimal:
-            return _rounded(decimal[1], decimal[2], other)
+            return _rounded(decimal[1], decimal[2], decimal[3], other)
     expected = _parsed(gold)
     if not expected:
         return {"outcome": "unknown", "answer": None, "reason": "the gold answer cannot be read"}
@@ -110,6 +110,7 @@ def judge(prediction: str, gold: str) -> dict[str, Any]:
     failure = None
     for one, other in itertools.product(expected, found):
         try:
+            one, other = _with_imaginary_unit(one), _with_imaginary_unit(other)
             if verify(one, other, timeout_seconds=None, raise_on_error=True):
                 return _confirmed(one, other, gold, prediction)
         except Exception as error:  # noqa: BLE001 - it leaves the other readings their say
@@ -130,6 +131,15 @@ def _parsed(latex: str) -> list[Any]:
     config = LatexExtractionConfig(boxed_match_priority=0, normalization_config=normalised)
     found: list[Any] = parse(f"$\\boxed{{{latex}}}$", [config], parsing_timeout=None, raise_on_error=True)
     return found
+
+
+def _with_imaginary_unit(one: Any) -> Any:
+    """The letter i as the imaginary unit: math-verify takes it for a variable in some places."""
+    from sympy import Expr, I
+
+    if not isinstance(one, Expr):
+        return one
+    return one.subs({symbol: I for symbol in one.free_symbols if symbol.name == "i"})
 
 
 def _confirmed(gold: Any, found: Any, gold_latex: str, latex: str) -> dict[str, Any]:
@@ -153,7 +163,7 @@ def _leaves_out(text: str, read: Any) -> bool:
 
     if not isinstance(read, Number) or not _NUMERAL.search(text) or "\\" in text:
         return False
-    return not re.fullmatch(r"[-+*/^(){}\d.\s]+", text)
+    return not re.fullmatch(r"[-+*/^(){}\d.\sie]+", text)
 
 
 def _differ(one: Any, other: Any) -> bool:
@@ -194,13 +204,17 @@ def _value(expression: Any) -> Any:
     return value
 
 
-def _rounded(value: str, step: str, latex: str) -> dict[str, Any]:
-    """Whether an expression is a decimal, rounded to its last digit."""
+def _rounded(value: str, step: str, outcome: str, latex: str) -> dict[str, Any]:
+    """Whether an expression is a decimal; `outcome` if it is rounded to the decimal's last digit."""
     from sympy import Abs, Rational
 
     read = [one for one in _parsed(latex) if not isinstance(one, str)]
     number = _value(read[0]) if read else None
     if number is None or not number.is_real:
         return {"outcome": "wrong", "answer": None}
-    near = Abs(number - Rational(value)) * 2 <= Rational(step)
-    return {"outcome": "correct" if bool(near) else "wrong", "answer": None}
+    distance = Abs(number - Rational(value))
+    if bool(distance <= Abs(Rational(value)) * Rational(1, 10**_AGREE)):
+        return {"outcome": "correct", "answer": None}
+    if bool(distance * 2 > Rational(step)):
+        return {"outcome": "wrong", "answer": None}
+    return {"outcome": outcome, "answer": None, "reason": "too few digits" if outcome == "unknown" else None}
