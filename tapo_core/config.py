@@ -91,8 +91,8 @@ class DataConfig(Section):
     held_out_columns: ColumnsConfig | None = None
     """Of held_out, where its columns are called otherwise: a table with the keys of data.columns."""
     skip_bad_rows: bool = False
-    """Whether bad rows of train and held_out are left out and counted. false: the first one stops the run. A benchmark is
-    read whole or not at all."""
+    """Whether bad rows of train and held_out are left out and counted; a row whose prompt is too long is one. false: bad rows
+    stop the run before it begins. A benchmark is read whole or not at all."""
     decontaminate: Literal["report", "drop", "off"] = "report"
     """What becomes of training queries that are duplicates of held-out queries or benchmark problems: stored in table
     query_overlap (report), and left out of the run (drop); off = not looked for."""

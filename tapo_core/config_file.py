@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from tapo_core.config import SourceConfig, TapoConfig
 from tapo_core.errors import ConfigError
+from tapo_core.text import decoded
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -87,11 +88,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(decoded(path.read_bytes()))
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the configuration ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML ({error})") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def write_toml(tree: Mapping[str, Any]) -> list[str]:

@@ -5,20 +5,26 @@ JSON lines, or of a folder that Hugging Face `datasets` made or can read; or ``h
 name may end in ``:split``, and must where there are several.
 """
 
-import json
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from tapo_core.config import NANO, ColumnsConfig, SourceConfig, TapoConfig
-from tapo_core.data_tables import open_table
+from tapo_core.config import NANO, ColumnsConfig, SamplerConfig, SourceConfig, TapoConfig
+from tapo_core.data_rows import DataRows
 from tapo_core.errors import DataError
 from tapo_core.ids import deterministic_id, digest
 from tapo_core.records import Query
 from tapo_core.text import shortened
 from tapo_core.verification.base import Verifier
+
+#: The splits whose bad rows can be left out; a benchmark would be made easier.
+_SKIPPABLE = ("train", "held_out")
+
+#: Bad rows that an error describes.
+_NAMED = 3
+
+#: No tokenizer has tokens of so many characters. To count the tokens of a text of 100 MB would take minutes.
+_MOST_CHARACTERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +33,7 @@ class Inputs:
 
     queries: list[Query]
     skipped: dict[str, list[str]]  #: split -> what is wrong with each of its bad rows
+    read: frozenset[str]  #: ids of all queries that were read, also of those that were left out since
 
 
 def sources(config: TapoConfig, train: str, held_out: str) -> dict[str, SourceConfig]:
@@ -52,10 +59,60 @@ def load_inputs(config: TapoConfig, train: str, held_out: str, run_id: str) -> I
     skipped: dict[str, list[str]] = {}
     for split, source in sources(config, train, held_out).items():
         bad: list[DataError] = []
-        skip = bad.append if config.data.skip_bad_rows and split in ("train", "held_out") else None
+        skip = bad.append if config.data.skip_bad_rows and split in _SKIPPABLE else None
         queries += load_queries(source.path, split, run_id, config.data.instruction, source.columns, skip)
         skipped[split] = [str(error) for error in bad]
-    return Inputs(queries, skipped)
+    return Inputs(queries, skipped, frozenset(query.query_id for query in queries))
+
+
+def check_lengths(inputs: Inputs, count_tokens: Callable[[str], int], settings: SamplerConfig, skip: bool) -> Inputs:
+    """The inputs whose prompts leave room for an answer.
+
+    Longer ones are left out if `skip`, of the training and held-out queries; a benchmark is never made easier. `count_tokens`
+    gives the number of tokens of the prompt for a query's text.
+
+    Raises:
+        DataError: naming how many are too long, and file and row of the first ones.
+    """
+    kept: list[Query] = []
+    too_long: dict[str, list[str]] = {}
+    for query in inputs.queries:
+        problem = _too_long(query, count_tokens, settings)
+        if problem is None:
+            kept.append(query)
+        else:
+            too_long.setdefault(query.split, []).append(problem)
+    for split, bad in too_long.items():
+        if not skip or split not in _SKIPPABLE:
+            raise refusal(bad, split)
+    skipped = {split: [*bad, *too_long.get(split, [])] for split, bad in inputs.skipped.items()}
+    return replace(inputs, queries=kept, skipped=skipped)
+
+
+def _too_long(query: Query, count_tokens: Callable[[str], int], settings: SamplerConfig) -> str | None:
+    room = settings.max_model_len - settings.max_new_tokens
+    if len(query.text) > _MOST_CHARACTERS * room:
+        found = f"the problem has {len(query.text)} characters, which are more tokens"
+    else:
+        n_tokens = count_tokens(query.text)
+        if n_tokens <= room:
+            return None
+        found = f"the prompt has {n_tokens} tokens, more"
+    return (
+        f"{query.source}: {found} than the {room} that sampler.max_model_len = {settings.max_model_len} leaves beside "
+        f"{settings.max_new_tokens} new tokens; raise it or shorten the row"
+    )
+
+
+def refusal(bad: Sequence[str], split: str) -> DataError:
+    """The error of a split's bad rows: how many there are, what is wrong with the first ones, and what to do.
+
+    `bad`: a message for each of them, at least one.
+    """
+    told = f"{len(bad)} bad rows, the first {min(len(bad), _NAMED)}: {' | '.join(bad[:_NAMED])}" if bad[1:] else bad[0]
+    if split not in _SKIPPABLE:
+        return DataError(f"{told}; mend the data: a benchmark is read whole or not at all")
+    return DataError(f"{told}; mend the data, or set data.skip_bad_rows = true to leave bad rows out")
 
 
 def check_golds(inputs: Inputs, verifier: Verifier, skip: bool) -> Inputs:
@@ -80,7 +137,7 @@ def check_golds(inputs: Inputs, verifier: Verifier, skip: bool) -> Inputs:
         if not skip or query.split not in ("train", "held_out"):
             raise DataError(error)
         skipped.setdefault(query.split, []).append(error)
-    return Inputs(kept, skipped)
+    return replace(inputs, queries=kept, skipped=skipped)
 
 
 def load_queries(
@@ -94,140 +151,45 @@ def load_queries(
     """Read queries from a data set with a problem and a gold answer in each row, and optionally family and level.
 
     Query ids depend on text and gold answer alone, so that the same query in two runs or files has the same id. The error of a
-    bad row goes to `skip`, and the row is left out; without `skip` it is raised.
+    bad row goes to `skip`, and the row is left out; without `skip` an error is raised when all rows have been read.
 
     Raises:
-        DataError: the data set cannot be read, lacks a column, or has no good row; or a row is malformed, lacks an answer, or
-            repeats an earlier one.
+        DataError: the data set cannot be read, lacks a column, or has no good row; or rows are malformed, lack an answer, or
+            repeat an earlier one. It says how many are bad, and names the first ones.
     """
-    columns = columns or ColumnsConfig()
+    rows = DataRows(str(location), split, columns or ColumnsConfig())
     queries: list[Query] = []
     places: dict[str, str] = {}
-    first_bad: DataError | None = None
-    for place, raw in _rows(str(location), split, columns):
+    bad: list[str] = []
+    for place, raw in rows.read():
         try:
-            query = _query(raw, place, split, run_id, instruction, columns)
-            if query.query_id in places:
-                raise DataError(f"{place}: the same problem and answer as {places[query.query_id]}; remove one of them")
+            content = rows.content(raw, place)
+            text = f"{content.problem}\n{instruction}" if instruction else content.problem
+            query_id = deterministic_id("query", split=split, text=text, gold=content.answer)
+            if query_id in places:
+                raise DataError(f"{place}: the same problem and answer as {places[query_id]}; remove one of them")
         except DataError as error:
-            if skip is None:
-                raise
-            skip(error)
-            first_bad = first_bad or error
+            bad.append(str(error))
+            if skip is not None:
+                skip(error)
             continue
-        places[query.query_id] = place
+        places[query_id] = place
+        query = Query(
+            query_id=query_id,
+            run_id=run_id,
+            split=split,
+            text=text,
+            gold=content.answer,
+            family=content.family,
+            level=content.level,
+            source=place,
+            content_sha256=digest({"text": text, "gold": content.answer}),
+        )
         queries.append(query)
-    if not queries and first_bad:
-        raise DataError(f"{location}: every row is bad; the first one: {first_bad}") from first_bad
+    if not queries and bad:
+        raise DataError(f"{location}: every row is bad; the first one: {bad[0]}")
     if not queries:
         raise DataError(f"{location}: no queries in it; every row needs a problem and an answer")
+    if bad and skip is None:
+        raise refusal(bad, split)
     return queries
-
-
-def _rows(location: str, split: str, columns: ColumnsConfig) -> Iterator[tuple[str, str | dict[str, Any]]]:
-    """The rows of a data set with their places (location, colon, number from 1): lines of JSON, or rows of typed columns.
-
-    Raises:
-        DataError: it cannot be read, or lacks a column.
-    """
-    key = f"data.{split}" if split in ("train", "held_out") else f"evaluation.datasets.{split}"
-    table = open_table(location, key)
-    if table is None:
-        return _lines(Path(location), key)
-    named = [columns.problem, columns.answer, *(name for name in (columns.family, columns.level) if name is not None)]
-    for name in named:
-        if name not in table.columns:
-            raise DataError(f"{location}: {_missing(name, table.columns)}")
-    unnamed = [name for name in ("family", "level") if getattr(columns, name) is None and name in table.columns]
-    rows = table.rows(list(dict.fromkeys([*named, *unnamed])))
-    return ((f"{location}:{number}", row) for number, row in enumerate(rows, start=1))
-
-
-def _lines(path: Path, key: str) -> Iterator[tuple[str, str]]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise DataError(f"{path}: cannot read the data file ({error.strerror}); check {key}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
-    return ((f"{path}:{number}", line) for number, line in enumerate(lines, start=1) if line.strip())
-
-
-def _missing(column: str, there: Sequence[str]) -> str:
-    return f"the column {column!r} is missing (there are {', '.join(sorted(there)) or 'none'}); name it in columns"
-
-
-def _json_row(line: str, place: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not valid JSON ({error.msg} at column {error.colno})") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in thousands of brackets
-        raise DataError(f"{place}: JSON that cannot be read ({error})") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{place}: a {type(row).__name__}, not a JSON object with problem and answer")
-    return row
-
-
-def _query(
-    raw: str | dict[str, Any], place: str, split: str, run_id: str, instruction: str, columns: ColumnsConfig
-) -> Query:
-    row = _json_row(raw, place) if isinstance(raw, str) else raw
-    text, gold = (
-        _text(row, column, what, place, typed=row is raw)
-        for column, what in ((columns.problem, "problem"), (columns.answer, "answer"))
-    )
-    if not text:
-        raise DataError(f"{place}: the problem is empty")
-    if columns.answer_pattern is not None:
-        match = re.search(columns.answer_pattern, gold)
-        if match is None:
-            raise DataError(f"{place}: answer_pattern finds nothing in the answer, which ends in {gold[-40:]!r}")
-        gold = (match[1] or "").strip()
-    if not gold.strip("$. "):
-        raise DataError(f"{place}: the answer is empty; every row needs a gold answer")
-    for name in (columns.family, columns.level):
-        if name is not None and name not in row:
-            raise DataError(f"{place}: {_missing(name, list(row))}")
-    family = row.get(columns.family or "family")
-    if instruction:
-        text = f"{text}\n{instruction}"
-    return Query(
-        query_id=deterministic_id("query", split=split, text=text, gold=gold),
-        run_id=run_id,
-        split=split,
-        text=text,
-        gold=gold,
-        family=None if family is None else str(family),
-        level=_level(row.get(columns.level or "level")),
-        source=place,
-        content_sha256=digest({"text": text, "gold": gold}),
-    )
-
-
-def _text(row: dict[str, Any], column: str, what: str, place: str, typed: bool) -> str:
-    """A column's text without white space around it.
-
-    A whole number counts as text where the column's type says that all are whole; a JSON line says so of one row only.
-    """
-    if column not in row:
-        raise DataError(f"{place}: {_missing(column, list(row))}")
-    value = row[column]
-    if typed and type(value) is int:
-        value = str(value)
-    if value is None:
-        raise DataError(f"{place}: the {what} is empty")
-    if not isinstance(value, str):
-        hint = "make it a string column" if typed else "put it in quotes"
-        raise DataError(f"{place}: {column} is {type(value).__name__}, not a string; {hint}")
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise DataError(f"{place}: the {what} has half a character in it (a lone surrogate), which cannot be stored")
-    return value.strip()
-
-
-def _level(value: object) -> int | None:
-    """A whole number, or the number at the end of a text: "Level 5" is 5, "Level ?" is none."""
-    if isinstance(value, str):
-        found = re.search(r"\d{1,9}$", value.strip())
-        return int(found[0]) if found else None
-    return int(value) if isinstance(value, int | float) and float(value).is_integer() else None

@@ -53,7 +53,7 @@ def drop_from_views(run_folder: Path, query_id: str) -> list[Path]:
         report.unlink()
         changed.append(report)
     for file in (run_folder / "zpd" / "train.jsonl", run_folder / "cold_start" / "examples.jsonl"):
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        lines = _lines(file) if file.exists() else []
         kept = [line for line in lines if query_id not in (json.loads(line).get(name) for name in ("id", "query_id"))]
         if len(kept) < len(lines):
             publish_text(file, kept)
@@ -62,7 +62,13 @@ def drop_from_views(run_folder: Path, query_id: str) -> list[Path]:
     if summary.exists():
         # Also where a crash came between the two.
         told, file = json.loads(summary.read_text(encoding="utf-8")), summary.with_name("train.jsonl")
-        now = {"n_kept": len(file.read_text(encoding="utf-8").splitlines()), "train_sha256": file_sha256(file)}
+        now = {"n_kept": len(_lines(file)), "train_sha256": file_sha256(file)}
         if any(told[name] != value for name, value in now.items()):
             publish_text(summary, [canonical_json(told | now)])
     return changed
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a file that `publish_text` wrote. (str.splitlines would also split at U+2028, which may be in a text.)"""
+    with file.open(encoding="utf-8", newline="\n") as opened:
+        return [line.removesuffix("\n") for line in opened]

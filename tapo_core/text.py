@@ -1,7 +1,36 @@
-"""Text for people: one line, so wide and no wider; Markdown tables and blocks."""
+"""Text for people: one line, so wide and no wider; Markdown tables and blocks. And text from people: what is in their files."""
 
 import re
 from collections.abc import Iterable, Sequence
+
+
+def wide_encoding(content: bytes) -> str | None:
+    """UTF-16 or UTF-32, as `iconv` names it, if a file of ASCII characters and others seems to be in it; else None."""
+    head = content[:4]
+    if head in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        return "UTF-32"
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "UTF-16"
+    zeros = [byte == 0 for byte in head]
+    if zeros == [False, True, False, True]:
+        return "UTF-16LE"
+    return "UTF-16BE" if zeros == [True, False, True, False] else None
+
+
+def decoded(content: bytes) -> str:
+    """The text of a file that a person wrote in UTF-8: without a byte-order mark, and every line end is a line feed.
+
+    Raises:
+        ValueError: it is not UTF-8. The message says what to do.
+    """
+    encoding = wide_encoding(content)
+    if encoding is not None:
+        raise ValueError(f"{encoding} text, not UTF-8; convert it: iconv -f {encoding} -t UTF-8 OLD > NEW")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def one_line(text: object) -> str:

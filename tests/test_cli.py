@@ -106,6 +106,32 @@ def test_data_shows_what_a_configuration_names_and_writes_nothing(tmp_path: Path
     )
 
 
+def test_data_lists_bad_rows_before_it_refuses_them(tmp_path: Path) -> None:
+    queries = tmp_path / "queries.jsonl"
+    rows = [{"problem": f"Start with {i}. " + "Add 1. " * 500 * (i % 5 == 0), "answer": str(i)} for i in range(20)]
+    lines = [*map(json.dumps, rows), "{"]
+    queries.write_text("\n".join(lines), encoding="utf-8-sig")
+    before = sorted(tmp_path.rglob("*"))
+    done = tapo("data", CONFIG, "--set", f"data.train={queries}", "--set", "data.held_out=nano", cwd=tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "│      16 │   5 │" in done.stdout
+    listed = [line.partition(" tokens, ")[0] for line in done.stdout.splitlines() if line.startswith("bad in ")]
+    assert [line.partition(": the prompt")[0] for line in listed[1:]] == [
+        f"bad in train: {queries}:{row}" for row in (1, 6, 11, 16)
+    ]
+    assert f"{queries}:21: not valid JSON" in listed[0]
+    assert all(1500 < int(line.rpartition(" ")[2]) < 2500 for line in listed[1:]), listed
+    check_refused(done, tmp_path, f"tapo: 5 bad rows, the first 3: {queries}:21: not valid JSON")
+    assert done.stderr.strip().endswith("; mend the data, or set data.skip_bad_rows = true to leave bad rows out")
+
+
+def test_data_says_that_it_did_not_check_lengths_without_a_tokenizer(tmp_path: Path, data: list[str]) -> None:
+    done = tapo("data", CONFIG, *(part for setting in data for part in ("--set", setting)), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (told,) = [line for line in done.stdout.splitlines() if "not checked" in line]
+    assert told.startswith(f"The lengths of the prompts were not checked: {tmp_path}/model: no Hugging Face checkpoint")
+
+
 def test_sql_and_lineage_without_a_run_say_so(tmp_path: Path) -> None:
     check_refused(tapo("sql", "SELECT 1", cwd=tmp_path), tmp_path, "no run under runs/")
     check_refused(tapo("lineage", "3abc1ac8", "--run", "x", cwd=tmp_path), tmp_path, "no run in x")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tapo_core.config import TapoConfig
-from tapo_core.config_file import load_config, parse_config
+from tapo_core.config_file import load_config, parse_config, read_toml
 from tapo_core.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -14,6 +14,29 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.name)
 def test_every_shipped_config_parses(path: Path) -> None:
     assert load_config(path).run.name
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_a_byte_order_mark_and_line_ends_are_no_content(tmp_path: Path, line_end: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + line_end.join(["[run]", 'name = "é"', ""]).encode())
+    assert read_toml(path) == {"run": {"name": "é"}}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "says"),
+    [
+        ("utf-16", "UTF-16 text, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW"),
+        ("utf-16-le", "UTF-16LE text, not UTF-8"),
+        ("latin-1", "not UTF-8 text (invalid continuation byte at byte 14); save it as UTF-8"),
+    ],
+)
+def test_a_configuration_in_another_encoding_is_called_by_its_name(tmp_path: Path, encoding: str, says: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_bytes('[run]\nname = "é"\n'.encode(encoding))
+    with pytest.raises(ConfigError) as caught:
+        read_toml(path)
+    assert str(caught.value).startswith(f"{path}: {says}")
 
 
 def test_overrides_are_toml_values_or_text(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def load_tokenizer(checkpoint: Path) -> Any:
     """The checkpoint's tokenizer.
 
     Raises:
-        UserError: there is no checkpoint, or its tokenizer has no chat template.
+        UserError: there is no checkpoint, or its tokenizer has no chat template, or one that begins with a byte-order mark.
     """
     _check_checkpoint(checkpoint)
     try:
@@ -62,6 +62,11 @@ def load_tokenizer(checkpoint: Path) -> Any:
         raise UserError(f"{checkpoint}: cannot load the tokenizer: {str(error).splitlines()[0]}") from error
     if not tokenizer.chat_template:
         raise UserError(f"{checkpoint}: the tokenizer has no chat template; TAPO prompts through chat templates only")
+    if isinstance(tokenizer.chat_template, str) and tokenizer.chat_template.startswith("\ufeff"):
+        raise UserError(
+            f"{checkpoint}: the chat template begins with a byte-order mark, which would be the beginning of every prompt; save "
+            "chat_template.jinja as UTF-8 without one"
+        )
     return tokenizer
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import tapo_core
-from tapo_core.data import Inputs, check_golds, load_inputs
+from tapo_core.data import Inputs, check_golds, check_lengths, load_inputs
 from tapo_core.decontamination import Overlap, find_overlaps, find_repeats
 from tapo_core.engines.positions import positions_of
 from tapo_core.errors import ConfigError, DataError, TapoError
@@ -31,7 +31,7 @@ def check_inputs(session: Session) -> Inputs:
     Raises:
         ConfigError: a run of this name exists with another configuration, or is of another flow; the flow needs another
             method; or a package for tracking or the lake is missing.
-        DataError: a data set is missing or malformed, or holds too few queries.
+        DataError: a data set is missing or malformed, holds a row that is too long, or holds too few queries.
         UserError: no checkpoint at model.path, no token ends a turn of its model, its chat template does not take a conversation
             of one user message, or the run's folder could not be made or written to.
     """
@@ -53,9 +53,10 @@ def check_inputs(session: Session) -> Inputs:
         _check_positions(session)
     session.turn  # noqa: B018 - worked out now, before anything is made
     inputs = load_inputs(config, session.assets.train, session.assets.held_out, session.run_id)
-    _check_enough(session, inputs.queries, "")
-    for query in inputs.queries:
-        session.prompt_of(query, config.sampler.max_new_tokens)
+    inputs = check_lengths(
+        inputs, lambda text: len(session.chat.prompt(text)), config.sampler, config.data.skip_bad_rows
+    )
+    _check_enough(session, inputs.queries, _left_out(inputs))
     return inputs
 
 
@@ -80,7 +81,7 @@ def start(session: Session) -> StageCommit:
         optimizer_steps=0,
     )
     # Of the queries as they were read: what is dropped of them follows from them and the configuration.
-    read = {query.query_id for query in inputs.queries}
+    read = set(inputs.read)
     exists = (session.folder / "store").exists()
     if exists:
         session.lock()
@@ -91,6 +92,7 @@ def start(session: Session) -> StageCommit:
         if done is not None:
             return done
     inputs = check_golds(inputs, session.verifier, config.data.skip_bad_rows)
+    _check_enough(session, inputs.queries, _left_out(inputs))
     queries, overlaps, found = _decontaminated(session, inputs.queries)
     session.lock()
     session.open_store()
@@ -189,7 +191,15 @@ def _row(overlap: Overlap, dropped: bool) -> QueryOverlap:
     )
 
 
+def _left_out(inputs: Inputs) -> str:
+    """Why there are fewer queries than rows, for an error's message."""
+    count = len(inputs.skipped["train"])
+    return f" after {count} bad rows were skipped (the first: {inputs.skipped['train'][0]})" if count else ""
+
+
 def _check_enough(session: Session, queries: Sequence[Query], why: str) -> None:
+    if all(query.split != "held_out" for query in queries):
+        raise DataError(f"{session.assets.held_out}: every row is bad; tapo data lists what is wrong with them")
     needed = session.config.data.queries_per_iteration
     n_train = sum(query.split == "train" for query in queries)
     if n_train < needed:

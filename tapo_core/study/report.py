@@ -11,6 +11,7 @@ from tapo_core.study.figures import draw_figures, drawn_cells, figure_name
 from tapo_core.study.plan import PlannedRun
 from tapo_core.study.record import Record, read_record
 from tapo_core.study.tables import Readings, comparison_tables, variant_tables
+from tapo_core.text import decoded
 
 
 def write_report(study: StudyConfig, runs: Sequence[PlannedRun]) -> Path:
@@ -25,7 +26,8 @@ def write_report(study: StudyConfig, runs: Sequence[PlannedRun]) -> Path:
     before, _, after = split_page(page, study)
     record = read_record(study.record)
     draw_figures(study, part_of(study, runs, record), images_folder(study))
-    publish_text(page, f"{before}{section(study, runs, record)}{after}".splitlines())
+    text = f"{before}{section(study, runs, record)}{after}"
+    publish_text(page, text.removesuffix("\n").split("\n"))
     return page
 
 
@@ -46,9 +48,11 @@ def split_page(page: Path, study: StudyConfig) -> tuple[str, str, str]:
     """
     begin, end = _markers(study)
     try:
-        text = page.read_text(encoding="utf-8")
+        text = decoded(page.read_bytes())
     except OSError as error:
         raise UserError(f"{page}: cannot be read ({error.strerror}); study.page has to exist") from error
+    except ValueError as error:
+        raise UserError(f"{page}: {error}") from error
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise UserError(
             f"{page}: the lines {begin} and {end} have to be in it once, in this order; put them where the section goes"

@@ -1,6 +1,7 @@
 """The start stage: what is skipped, found and dropped is counted, told and stored, and a second start changes nothing."""
 
 import json
+import shutil
 from contextlib import closing
 from pathlib import Path
 
@@ -134,6 +135,56 @@ def test_skipped_rows_are_counted_and_told(configure: Configure, data: list[str]
         f"train: 2 bad rows were skipped (data.skip_bad_rows); the first: {path}:13: the answer is empty; "
         "every row needs a gold answer"
     ]
+
+
+def test_rows_that_are_too_long_are_bad_rows(configure: Configure, data: list[str]) -> None:
+    path = Path(data[0].partition("=")[2])
+    long = [json.dumps({"problem": "Add 1. " * 500 + str(n), "answer": "1"}) for n in range(4)]
+    path.write_text("\n".join([*long, path.read_text()]))
+    with pytest.raises(
+        DataError, match=r"4 bad rows, the first 3: .*train\.jsonl:1: the prompt has \d+ tokens, more than"
+    ):
+        started(configure("strict", *data))
+    skipping = configure("skipping", *data, "data.skip_bad_rows=true", "data.decontaminate=off")
+    commit, told = started(skipping)
+    assert commit.manifest["n_skipped_rows"] == {"train": 4}
+    assert len(load(skipping.run_folder, Query, split="train")) == 12
+    assert len(told) == 1
+    assert told[0].startswith(
+        f"train: 4 bad rows were skipped (data.skip_bad_rows); the first: {path}:1: the prompt has "
+    )
+    assert started(skipping) == (commit, [])
+    # What is left has to suffice, and a benchmark is whole.
+    with pytest.raises(
+        DataError, match=r"12 queries after 4 bad rows were skipped \(the first: .*train\.jsonl:1: .*\), fewer than"
+    ):
+        started(configure("few", *data, "data.skip_bad_rows=true", "data.queries_per_iteration=16"))
+    for split, says in (("held_out", "every row is bad"), ("bench", "a benchmark is read whole or not at all")):
+        file = path.with_name({"held_out": "held_out", "bench": "benchmark"}[split] + ".jsonl")
+        before = file.read_text()
+        file.write_text(long[0])
+        with pytest.raises(DataError, match=says):
+            started(configure(split, *data, "data.skip_bad_rows=true"))
+        file.write_text(before)
+
+
+def test_golds_that_are_left_out_may_leave_too_few(configure: Configure, data: list[str]) -> None:
+    path = Path(data[0].partition("=")[2])
+    path.write_text(path.read_text().replace('"answer": "20"', '"answer": "no number at all"'))
+    settings = ["data.skip_bad_rows=true", "data.decontaminate=off", "data.queries_per_iteration=12"]
+    with pytest.raises(DataError, match=r"11 queries after 1 bad rows were skipped \(the first: .*train\.jsonl:12"):
+        started(configure("few", *data, *settings))
+
+
+def test_a_chat_template_with_a_byte_order_mark_is_refused(configure: Configure, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(resolve_assets(configure("any")).model, model)
+    template = model / "chat_template.jinja"
+    template.write_bytes(b"\xef\xbb\xbf" + template.read_bytes())
+    with pytest.raises(
+        UserError, match="the chat template begins with a byte-order mark, which would be the beginning"
+    ):
+        started(configure("marked", f"model.path={model}"))
 
 
 def test_two_cannot_work_on_one_run(configure: Configure, data: list[str]) -> None:

@@ -19,7 +19,8 @@ from small_run import (
 from worded_run import OTHER_ID, TEXT, VOTES, where
 
 from tapo_core.errors import UserError
-from tapo_core.ids import sha256_text
+from tapo_core.files import publish_text
+from tapo_core.ids import canonical_json, sha256_text
 from tapo_core.keeping import drop_from_views
 from tapo_core.records import (
     Config,
@@ -164,8 +165,9 @@ def test_bad_input_is_said_and_writes_nothing(worded: Path) -> None:
 def test_lines_about_the_query_go_from_what_flows_wrote(tmp_path: Path) -> None:
     for name, key in (("zpd/train.jsonl", "id"), ("cold_start/examples.jsonl", "query_id")):
         file = tmp_path / name
-        file.parent.mkdir()
-        file.write_text("".join(json.dumps({key: query, "text": query}) + "\n" for query in (QUERY_ID, OTHER_ID)))
+        # As the flows write it: a line separator in a text is no end of a line.
+        rows = ({key: query, "text": f"{query}\u2028\x85"} for query in (QUERY_ID, OTHER_ID))
+        publish_text(file, map(canonical_json, rows))
     summary = tmp_path / "zpd" / "summary.json"
     summary.write_text(json.dumps({"n_kept": 2, "n_queries": 3, "train_sha256": "x"}))
     assert len(drop_from_views(tmp_path, QUERY_ID)) == 2
