@@ -26,7 +26,13 @@ from prefect.exceptions import ObjectNotFound
 from prefect.types import SecretDict
 from pydantic import SecretStr
 
-from flows.repair import POOL, crash_dead_flow_runs, crash_tasks_of_ended_flow_runs, processes_of_flow_runs
+from flows.repair import (
+    POOL,
+    crash_dead_flow_runs,
+    crash_tasks_of_ended_flow_runs,
+    holder_of,
+    processes_of_flow_runs,
+)
 from tapo_core.errors import TransientError
 from tapo_core.text import one_line
 
@@ -210,6 +216,8 @@ class Seen:
             ]
         alive = processes_of_flow_runs()
         self.running: list[FlowRun] = [r for r in flow_runs if r.state_type != "SCHEDULED" and str(r.id) in alive]
+        #: How far the running ones are, by flow run; those that have just begun are missing.
+        self.holders = {run.id: found for run in self.running if (found := holder_of(alive[str(run.id)])) is not None}
         self.dead = [r for r in flow_runs if r.state_type in ("RUNNING", "CANCELLING") and str(r.id) not in alive]
         self.waiting = [r for r in flow_runs if r.state_type in ("SCHEDULED", "PENDING") and r not in self.running]
 

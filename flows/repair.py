@@ -1,13 +1,18 @@
 """Runs that died without a word: what Prefect still calls Running, and is not."""
 
 import asyncio
+import contextlib
 import getpass
+from pathlib import Path
 
 import psutil
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Crashed
+
+from tapo_core.holder import Holder
+from tapo_core.locks import RUN_LOCK
 
 #: Name of the work pool (prefect.yaml).
 POOL = "tapo"
@@ -32,6 +37,16 @@ def processes_of_flow_runs() -> dict[str, list[psutil.Process]]:
         if flow_run_id:
             found.setdefault(flow_run_id, []).append(process)
     return found
+
+
+def holder_of(processes: list[psutil.Process]) -> Holder | None:
+    """How far the process is, of those of one flow run, that works on a TAPO run."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            for opened in process.open_files():
+                if Path(opened.path).name == RUN_LOCK and (found := Holder.read(Path(opened.path).parent)) is not None:
+                    return found
+    return None
 
 
 async def crash_dead_flow_runs(client: PrefectClient, with_pending: bool) -> list[FlowRun]:

@@ -59,6 +59,10 @@ class LimitsConfig(Section):
     """A stage that takes longer is stopped, and tried again."""
     stage_timeout_minutes: dict[Stage, Annotated[float, Field(gt=0.0)]] = Field(default_factory=dict)
     """Instead, for single stages: {sample = 30, update_policy = 60}."""
+    no_progress_minutes: Annotated[float, Field(gt=0.0)] = 120.0
+    """A process that makes no progress for so long writes the stacks of its threads into the run's stuck.txt and ends itself,
+    so that the run can be resumed (docs/operate.md). Progress is a token, a micro-batch, a verdict, a byte of a checkpoint that
+    is written. Starting an engine and reading a checkpoint give no sign of progress: neither may take longer."""
 
     verifier_workers: Annotated[int, Field(gt=0, le=256)] = 2
     """Processes of the symbolic verifier (docs/verifier.md); each takes up to verifier.memory_mib."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tapo_core.errors import UserError
+from tapo_core.heartbeat import beat, growing
 
 
 def fsync(path: Path) -> None:
@@ -16,6 +17,7 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    beat()
 
 
 def fsync_tree(folder: Path) -> None:
@@ -53,7 +55,8 @@ def publish_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
     make_folder(temporary)
     try:
-        yield temporary
+        with growing(temporary):
+            yield temporary
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -13,6 +13,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from tapo_core.heartbeat import beat
+
 
 def _plain(value: Any) -> Any:
     """What `canonical_json` cannot write by itself, as plain data."""
@@ -84,7 +86,9 @@ def derive_seed(run_seed: int, iteration: int, stage: str, *ids: str | int) -> i
 def file_sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    beat()
+    return found
 
 
 def tree_digest(folder: Path) -> str:

@@ -5,19 +5,27 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from tapo_core import holder
 from tapo_core.errors import RunLockedError
 
 RUN_LOCK = "run.lock"  #: in the run's folder; the kernel holds the lock, the file only says whose it is
+
+
+class _TakenError(Exception):
+    """Somebody else has a lock. The message is the PID that its file says."""
 
 
 def lock_run(run_folder: Path) -> Callable[[], None]:
     """Keep all others from working on a run, whose folder exists. The result gives the lock back.
 
     Raises:
-        RunLockedError: someone else has it. The message names the PID.
+        RunLockedError: someone else has it. The message names the PID, and says how far it is and what to do.
     """
-    what_to_do = "wait until it has ended, or stop it, then start this again: it goes on where the other one stopped"
-    return take_lock(run_folder / RUN_LOCK, f"{run_folder}: another process (PID {{}}) works on this run; {what_to_do}")
+    file = run_folder / RUN_LOCK
+    try:
+        return _take(file)
+    except _TakenError as taken:
+        raise RunLockedError(f"{run_folder}: {holder.told(run_folder, file, str(taken))}") from taken
 
 
 def take_lock(file: Path, taken: str) -> Callable[[], None]:
@@ -26,13 +34,21 @@ def take_lock(file: Path, taken: str) -> Callable[[], None]:
     Raises:
         RunLockedError: someone else has it; `taken` with the PID in place of its braces.
     """
+    try:
+        return _take(file)
+    except _TakenError as error:
+        raise RunLockedError(taken.format(error)) from error
+
+
+def _take(file: Path) -> Callable[[], None]:
+    """Raises `_TakenError`."""
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        pid = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
         os.close(descriptor)
-        raise RunLockedError(taken.format(holder or "unknown")) from error
+        raise _TakenError(pid or "unknown") from error
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 

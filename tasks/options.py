@@ -8,6 +8,7 @@
 * **Retries**: for errors that may pass (`failures.as_transient`), with growing pauses, on engines that are started anew and, when
   memory did not suffice, in smaller micro-batches; other errors fail at once. How often, how long: section [limits].
 * **Timeout**: Prefect interrupts Python code; what hangs below it ends with the process, and the flow run is Crashed.
+* **No progress**: `tapo_core.watchdog` ends the process, long before the timeout.
 """
 
 import faulthandler
@@ -22,6 +23,7 @@ from prefect.context import TaskRunContext
 
 from tapo_core.errors import OutOfMemoryError, StageGaveUpError, StoreLockedError
 from tapo_core.failures import as_transient
+from tapo_core.heartbeat import working_on
 from tapo_core.session import Session
 from tapo_core.store import StageCommit
 
@@ -69,7 +71,8 @@ def stage_task(
         time_is_over = session.config.limits.timeout_seconds(name) + GRACE
         faulthandler.dump_traceback_later(time_is_over, exit=True, file=sys.__stderr__ or sys.stderr)
         try:
-            commit = stage(session, iteration, input_digest)
+            with working_on(f"{name} of iteration {iteration}"):
+                commit = stage(session, iteration, input_digest)
         except BaseException as error:  # Prefect's interrupt at a time limit is no Exception
             session.release_store()
             transient = as_transient(error) if isinstance(error, Exception) else None

@@ -20,6 +20,8 @@ def open_run(config: TapoConfig, flow: Flow | None = "train") -> Iterator[tuple[
     """
     session = Session(config, resolve_assets(config, current_reporter().prepare), flow)
     try:
-        yield session, start(session).chain_digest
+        begun = start(session).chain_digest
+        session.watch()
+        yield session, begun
     finally:
         session.close()

@@ -24,6 +24,8 @@ from tapo_core.ids import digest
 from tapo_core.locks import take_lock
 
 if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
     from tapo_core.processes import Daemon
 
 HOST = "127.0.0.1"
@@ -243,6 +245,7 @@ def status(
     if not server.record:
         raise UserError(f"nothing was ever started in {home}: tapo up starts it (or set TAPO_HOME to where it was)")
     place = _place(server.record, None)
+    stuck: list[FlowRun] = []
     amiss = [_state_of(daemon) for daemon in (server, worker)].count(False)
     if server.process is not None:
         os.environ.update(place.settings())
@@ -258,13 +261,23 @@ def status(
         typer.echo(f"deployments {', '.join(seen.deployments) or 'none'}")
         typer.echo(f"dead runs   {'are found by their missing heartbeats' if seen.watched else 'are NOT looked for'}")
         amiss += len(missing) + (not seen.watched) + len(seen.dead)
-        for title, flow_runs in (("running", seen.running), ("waiting", seen.waiting), ("dead", seen.dead)):
+        stuck = [run for run in seen.running if run.id in seen.holders and seen.holders[run.id].is_stuck]
+        running = [run for run in seen.running if run not in stuck]
+        for title, flow_runs in (
+            ("running", running),
+            ("stuck", stuck),
+            ("waiting", seen.waiting),
+            ("dead", seen.dead),
+        ):
             for flow_run in flow_runs:
                 typer.echo(f"{title:11s} {flow_run.name}  {flow_run.state_name}  {flow_run.id}")
+                if holder := seen.holders.get(flow_run.id):
+                    typer.echo(f"{'':11s} {holder.told('retry the flow run')}")
         if seen.dead:
             typer.echo("dead: Prefect calls it Running, but its process is gone; tapo status --repair marks it Crashed")
     if amiss:
         typer.echo("something is amiss: tapo up repairs it")
+    if amiss or stuck:
         raise typer.Exit(1)
 
 

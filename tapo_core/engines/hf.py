@@ -13,6 +13,7 @@ from tapo_core.engines.protocols import PolicyRef, Sample, SampleRequest
 from tapo_core.engines.stops import stops_of
 from tapo_core.engines.streaming import StreamingSampler
 from tapo_core.errors import UserError
+from tapo_core.heartbeat import beat
 from tapo_core.records import FinishReason
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ class HfSampler(StreamingSampler):
             with torch.no_grad():
                 output = self._model(ids, past_key_values=cache, use_cache=True)
             cache = output.past_key_values
+            beat()
             chosen = []
             for row, request in enumerate(group):
                 logp = torch.log_softmax(output.logits[row, -1].float().cpu() / request.temperature, dim=-1)

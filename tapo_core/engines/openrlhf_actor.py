@@ -15,6 +15,7 @@ from tapo_core.engines.protocols import PolicyRef
 from tapo_core.engines.scoring import Scorer, Scores, micro_batches, pad_right
 from tapo_core.engines.stops import declare_stops
 from tapo_core.files import fsync_tree
+from tapo_core.heartbeat import beat
 from tapo_core.ids import derive_seed
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ class OpenRlhfActor:
 
     def _forward(self, ids: "torch.Tensor", response: "torch.Tensor", entropy: bool = False) -> Scores:
         """log p of the response tokens and, if asked, entropies: [B, T-1], nats, 0 at all other places."""
+        beat()  # the micro-batch before this one is done
         chunk = self._adam.score_chunk_tokens
         return self._scorer.scores(self._actor.model, ids, response, self._temperature, chunk, entropy)
 
@@ -147,6 +149,7 @@ class OpenRlhfActor:
         self._strategy.optimizer_step(self._optimizer, self._actor, self._scheduler)
         if last and self._adam.zero_stage > 0:
             norm = self._strategy.get_grad_norm(self._actor)
+        beat()
         return norm
 
     def _gradient_norm(self) -> float:

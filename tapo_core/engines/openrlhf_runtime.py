@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tapo_core.engines.environment import has_gpu, prepare_environment
+from tapo_core.engines.logs import set_up_loggers
 from tapo_core.engines.protocols import PolicyRef
 from tapo_core.errors import IntegrityError, UserError
 from tapo_core.ids import tree_digest
@@ -58,16 +59,15 @@ def _flash_attn_names() -> Iterator[None]:
 def import_openrlhf() -> None:
     """Import OpenRLHF with the shims a CPU machine needs. Calling it again changes nothing."""
     prepare_environment(vllm=False)
-    import deepspeed
     from deepspeed.ops import __compatible_ops__
 
     if not has_gpu():
         # Its just-in-time build takes 20-50 s and, when killed, leaves a lock that makes the next process wait for ever.
         __compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.utils.logger.setLevel("WARNING")
     with _flash_attn_names():
         import openrlhf.models.ring_attn_utils  # noqa: F401
         import openrlhf.utils.deepspeed.deepspeed as module
+    set_up_loggers()
 
     if not has_gpu():
         import torch.distributed

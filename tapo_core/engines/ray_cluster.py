@@ -9,14 +9,18 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from tapo_core.config_cluster import ClusterConfig
 from tapo_core.errors import TransientError, UserError
+from tapo_core.heartbeat import beat, forward_beats
 
 #: Of a GPU, what each of two engines that share it counts as. Ray only counts; memory is divided by the engines' own settings.
 _HALF = 0.5
+
+_LISTEN_SECONDS = 10.0  #: between two questions whether engines in other processes made progress
 
 
 @contextlib.contextmanager
@@ -31,6 +35,39 @@ def _own_sigterm() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
+class Pulse:
+    """An actor that counts the signs of progress (`heartbeat`) of a run's engines, which are in other processes than the run."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def beat(self) -> None:
+        """Some engine made progress."""
+        self._count += 1
+
+    def count(self) -> int:
+        """How often that was."""
+        return self._count
+
+
+def beat_for(pulse: Any) -> None:
+    """From now on, tell a `Pulse` of the progress that this process makes."""
+    forward_beats(lambda: pulse.beat.remote())
+
+
+def _listen(pulse: Any, left: threading.Event) -> None:
+    """The progress of the engines is this process's progress."""
+    seen = 0
+    while not left.wait(_LISTEN_SECONDS):
+        try:
+            count = ray.get(pulse.count.remote())
+        except RayError:
+            return  # the cluster is being left
+        if count != seen:
+            seen = count
+            beat()
+
+
 class RayCluster:
     """The Ray of one run, with places for `sampler_replicas` samplers and `trainer_ranks` ranks, held until `close`."""
 
@@ -42,6 +79,8 @@ class RayCluster:
         self._joined = False
         self._has_gpus = False
         self.group: Any = None  #: the placement group
+        self.pulse: Any = None  #: the actor that engines call at progress
+        self._left = threading.Event()  #: set when the listener to `pulse` may end
 
     def start(self) -> None:
         """Join or start Ray, and take the places. A second call does nothing.
@@ -67,6 +106,10 @@ class RayCluster:
                 "nodes, or lower cluster.sampler_replicas or cluster.trainer_ranks"
             )
         self.group = group
+        remote: Any = ray.remote(Pulse)
+        self.pulse = remote.options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+        self._left = threading.Event()
+        threading.Thread(target=_listen, args=(self.pulse, self._left), name="tapo-pulse", daemon=True).start()
 
     def _join(self) -> None:
         if ray.is_initialized():
@@ -131,6 +174,10 @@ class RayCluster:
 
     def close(self) -> None:
         """Give the places back, and leave Ray; one that was started here ends."""
+        self._left.set()
+        if self.pulse is not None and ray.is_initialized():
+            ray.kill(self.pulse)
+        self.pulse = None
         if self.group is not None:
             remove_placement_group(self.group)
             self.group = None

@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from tapo_core.config import SamplerConfig
 from tapo_core.engines.environment import prepare_environment
 from tapo_core.engines.protocols import PolicyRef, Sample, SampleRequest
-from tapo_core.engines.ray_cluster import RayCluster
+from tapo_core.engines.ray_cluster import RayCluster, beat_for
 from tapo_core.engines.streaming import make_sampler
 from tapo_core.engines.weight_transfer import PATIENCE, Member, TensorHeader, headers
 from tapo_core.errors import PolicyMismatchError, TransientError, UserError
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 class Replica:
     """What runs in a process of its own: one engine."""
 
-    def __init__(self, config: SamplerConfig, dtype: str, sleeps: bool, receives: bool) -> None:
+    def __init__(self, config: SamplerConfig, dtype: str, sleeps: bool, receives: bool, pulse: Any) -> None:
+        """`pulse`: told of progress (`ray_cluster.Pulse`)."""
+        beat_for(pulse)
         prepare_environment(vllm=config.engine == "vllm")
         self._sampler = make_sampler(config, dtype, sleeps, receives)
 
@@ -185,7 +187,8 @@ class RaySampler:
         options = self._cluster.sampler_options(number)
         remote: Any = ray.remote(Replica).options(**options)
         config = self._cluster.config
-        return remote.remote(self._config, self._dtype, config.sleep, config.weight_transfer == "direct")
+        receives = config.weight_transfer == "direct"
+        return remote.remote(self._config, self._dtype, config.sleep, receives, self._cluster.pulse)
 
     def _restart(self, number: int, error: RayActorError) -> tuple[str, str | None]:
         """A new replica in place of one that died, with the policy; what it answers to `load_policy`."""

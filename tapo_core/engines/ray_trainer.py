@@ -24,7 +24,7 @@ from tapo_core.engines.protocols import (
     TrainingTrajectory,
     UpdateReport,
 )
-from tapo_core.engines.ray_cluster import RayCluster
+from tapo_core.engines.ray_cluster import RayCluster, beat_for
 from tapo_core.engines.ray_sampler import own_error
 from tapo_core.engines.weight_transfer import Sender
 from tapo_core.files import publish_folder
@@ -43,8 +43,9 @@ class Rank(BaseDistributedActor):
         self._engine: Any = None
         self._sender = Sender(ray.util.get_node_ip_address())
 
-    def make(self, engine: Callable[[], Any]) -> None:
-        """Make the engine."""
+    def make(self, engine: Callable[[], Any], pulse: Any) -> None:
+        """Make the engine. `pulse`: told of progress (`ray_cluster.Pulse`)."""
+        beat_for(pulse)
         self._engine = engine()
 
     def call(self, method: str, *arguments: Any) -> Any:
@@ -81,7 +82,7 @@ class Ranks:
             pg=self._cluster.group,
             num_gpus_per_actor=self._cluster.gpus_of_a_rank,
         )
-        self._answers(self._group.async_run_method("make", self._engine))
+        self._answers(self._group.async_run_method("make", self._engine, self._cluster.pulse))
 
     @property
     def started(self) -> bool:

@@ -10,6 +10,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tapo_core.errors import UserError
+from tapo_core.heartbeat import beat
 
 if TYPE_CHECKING:
     import torch
@@ -197,6 +198,7 @@ def response_logprobs(
         ids, mask = pad_right([prompts[i] for i in batch], [responses[i] for i in batch], device)
         with torch.no_grad():
             logprobs, _ = scorer.scores(model, ids, mask, temperature, chunk_tokens)
+        beat()
         for row, i in enumerate(batch):
             found[i] = logprobs[row, len(prompts[i]) - 1 : lengths[i] - 1].tolist()
     return [found[i] for i in range(len(lengths))]

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from tapo_core.config import SamplerConfig
 from tapo_core.engines.environment import has_gpu, prepare_environment
 from tapo_core.engines.hf import stop_tokens_of
+from tapo_core.engines.logs import logging_in_new_processes
 from tapo_core.engines.protocols import PolicyRef, Sample, SampleRequest
 from tapo_core.engines.streaming import StreamingSampler
 from tapo_core.engines.weight_transfer import Member, Receiver, TensorHeader
 from tapo_core.errors import TransientError
+from tapo_core.heartbeat import beat
 from tapo_core.records import FinishReason
 
 if TYPE_CHECKING:
@@ -156,20 +158,21 @@ class VllmSampler(StreamingSampler):
                 "enable_chunked_prefill": False,
                 "max_num_batched_tokens": max(self._config.max_model_len, 8192),
             }
-        return LLM(
-            model=model,
-            dtype=self._dtype,
-            max_model_len=self._config.max_model_len,
-            max_num_seqs=self._config.max_num_seqs,
-            tensor_parallel_size=self._config.tensor_parallel_size,
-            # Log-probabilities at the sampling temperature: the policy that the trainer scores and improves.
-            logprobs_mode="processed_logprobs",
-            # A constant: every request brings its own seed, derived from the run's.
-            seed=0,
-            disable_log_stats=True,
-            use_tqdm_on_load=False,
-            **options,
-        )
+        with logging_in_new_processes():
+            return LLM(
+                model=model,
+                dtype=self._dtype,
+                max_model_len=self._config.max_model_len,
+                max_num_seqs=self._config.max_num_seqs,
+                tensor_parallel_size=self._config.tensor_parallel_size,
+                # Log-probabilities at the sampling temperature: the policy that the trainer scores and improves.
+                logprobs_mode="processed_logprobs",
+                # A constant: every request brings its own seed, derived from the run's.
+                seed=0,
+                disable_log_stats=True,
+                use_tqdm_on_load=False,
+                **options,
+            )
 
     def stream(self, requests: Sequence[SampleRequest]) -> Iterator[list[tuple[int, Sample]]]:
         """Sample every request; yields what each step of the engine has finished."""
@@ -201,6 +204,7 @@ class VllmSampler(StreamingSampler):
                 engine.add_request(request_id, TokensPrompt(prompt_token_ids=request.prompt_token_ids), params)
             while engine.has_unfinished_requests():
                 finished = [output for output in engine.step() if output.finished]
+                beat()
                 if finished:
                     yield [(index_of[output.request_id], self._read(output.outputs[0])) for output in finished]
         except BaseException as error:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tapo_core.engines.environment import has_gpu
 from tapo_core.errors import IntegrityError
+from tapo_core.heartbeat import beat
 
 if TYPE_CHECKING:
     import torch
@@ -165,6 +166,7 @@ class Sender:
         assert group is not None, "join comes first"
         for tensor in tensors(checkpoint):
             group.broadcast(tensor.to(group.device).contiguous())
+            beat()
         self._group = group  # else it ends here, and members that wait for a tensor learn of it at once
 
 

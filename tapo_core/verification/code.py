@@ -21,6 +21,7 @@ from dataclasses import replace
 import tapo_core
 from tapo_core.config_verifier import VerifierConfig
 from tapo_core.errors import ConfigError, TransientError
+from tapo_core.heartbeat import beat
 from tapo_core.records import VerificationOutcome
 from tapo_core.verification.answers import after_thinking
 from tapo_core.verification.base import Question, Verdict
@@ -144,6 +145,7 @@ class CodeVerifier:
         except ValueError as error:
             return Verdict(VerificationOutcome.UNKNOWN, program, "tests", f"the gold answer: {error}")
         for number, (stdin, expected) in enumerate(tests, 1):
+            beat()
             try:
                 printed = self._run(program, stdin)
             except _UnknownError as error:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
+from tapo_core.heartbeat import beat
 from tapo_core.records import VerificationOutcome
 from tapo_core.text import one_line, shortened
 from tapo_core.verification.answers import extract_answer
@@ -33,6 +34,7 @@ class FunctionVerifier:
         return [self._verdict(question) for question in questions]
 
     def _verdict(self, question: Question) -> Verdict:
+        beat()
         begun = time.perf_counter()
         reason = None
         try:

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 
 from tapo_core.errors import TransientError
+from tapo_core.heartbeat import beat
 from tapo_core.text import one_line
 
 _ROOT = str(Path(__file__).resolve().parents[2])
@@ -160,6 +161,7 @@ class WorkerPool:
             return self._ask(question)
 
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        beat()
         worker = self._take()
         begun = time.perf_counter()
         try:

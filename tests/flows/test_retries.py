@@ -16,9 +16,11 @@ from flows.train import train
 from tapo_core.engines.openrlhf_trainer import OpenRlhfTrainer
 from tapo_core.engines.vllm_sampler import VllmSampler
 from tapo_core.errors import StageGaveUpError, TransientError, UserError
+from tapo_core.progress import LogReporter, reporting
 from tapo_core.records import PolicyVersion, Rollout, RolloutKind, Verification
 from tapo_core.stages import verify
 from tapo_core.store import load, verified_commits
+from tasks.resources import open_run
 from tests.flows.conftest import ROOT, Configure
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -168,3 +170,46 @@ def test_a_stage_that_cannot_be_interrupted_ends_with_its_process() -> None:
     assert done.returncode == 1
     assert "Timeout (0:00:02" in done.stderr
     assert "in sample" in done.stderr, "where it hung"
+
+
+#: A stage of a real flow in which the main thread waits for ever, while it keeps all others from logging.
+STANDS_STILL = """
+import logging, sys, threading
+from flows.train import train
+from tapo_core.config import TapoConfig
+from tapo_core.session import Session
+
+def done(*_):
+    with logging._lock:
+        threading.Event().wait()
+
+Session.done = done
+train(TapoConfig.model_validate_json(sys.argv[1]))
+"""
+
+
+def test_a_flow_whose_stage_stands_still_ends_with_its_process(configure: Configure) -> None:
+    config = configure("stuck", *GRPO, "limits.no_progress_minutes=0.05")
+    done = subprocess.run(
+        [sys.executable, "-c", STANDS_STILL, config.model_dump_json()],
+        cwd=ROOT,
+        env=os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value()},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    for text in (done.stderr, (config.run_folder / "stuck.txt").read_text()):
+        assert "(evaluate of iteration 0; limits.no_progress_minutes sets the limit)" in text
+        assert "in done\n" in text, "where it hung"
+        assert text.count("(most recent call first)") > 3, "the other threads too"
+    notes: list[str] = []
+
+    class Notes(LogReporter):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    with reporting(Notes()), open_run(config):  # the run can be continued
+        pass
+    assert any(note.startswith("the last process that worked on this run: no progress for") for note in notes)
