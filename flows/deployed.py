@@ -14,8 +14,10 @@ from prefect import flow, task
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.context import TaskRunContext
 from prefect.runtime import flow_run
-from pydantic import Field
+from prefect.utilities.schema_tools.hydration import HydrationContext, HydrationError, Placeholder, hydrate
+from pydantic import BeforeValidator, Field
 
+from flows.cancelling import obeying_cancel
 from flows.cold_start import ColdStartResult, cold_start
 from flows.evaluate import evaluate_policy
 from flows.repair import crash_stale_tasks
@@ -41,6 +43,22 @@ _COLD_STARTS = [name for name in PRESETS if name.endswith("-cold-start")]
 _TRAININGS = [name for name in PRESETS if name not in _COLD_STARTS]
 
 
+def _plain(value: Any) -> Any:
+    """A parameter as it is meant. What is typed under Use JSON input is a text with a mark until Prefect reads it, which it does
+    when a flow run is started from the form, and not for a schedule.
+
+    Raises:
+        ValueError: it is not JSON, or refers to what only the server knows.
+    """
+    try:
+        found = hydrate({"value": value}, HydrationContext(raise_on_error=True)).get("value")
+    except HydrationError as error:
+        raise ValueError(str(error)) from error
+    if isinstance(found, Placeholder):
+        raise ValueError("a template or variable of Prefect cannot be read here; type the value itself")
+    return found
+
+
 def _form(title: str, description: str, **constraints: Any) -> Any:
     """A field of the form. Prefect overwrites a field's own title and description, but not what is in `json_schema_extra`."""
     enum = constraints.pop("enum", None)
@@ -48,10 +66,11 @@ def _form(title: str, description: str, **constraints: Any) -> Any:
     return Field(json_schema_extra=shown, **constraints)
 
 
+_PLAIN = BeforeValidator(_plain)
 _START_FROM = "The configuration to start from (folder configs); Overrides change single keys of it."
-TrainingPreset = Annotated[str, _form("Preset", _START_FROM, enum=_TRAININGS)]
-ColdStartPreset = Annotated[str, _form("Preset", _START_FROM, enum=_COLD_STARTS)]
-AnyPreset = Annotated[str, _form("Preset", "The configuration that the run was made with.", enum=[*PRESETS])]
+TrainingPreset = Annotated[str, _form("Preset", _START_FROM, enum=_TRAININGS), _PLAIN]
+ColdStartPreset = Annotated[str, _form("Preset", _START_FROM, enum=_COLD_STARTS), _PLAIN]
+AnyPreset = Annotated[str, _form("Preset", "The configuration that the run was made with.", enum=[*PRESETS]), _PLAIN]
 Name = Annotated[
     str | None,
     _form(
@@ -59,10 +78,12 @@ Name = Annotated[
         "A new name begins a run, an old one goes on with it. Empty: the preset's name.",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
     ),
+    _PLAIN,
 ]
 Iterations = Annotated[
     int | None,
     _form("Iterations", "Train until the run has this many. Empty: as the preset says.", ge=1, le=MOST),
+    _PLAIN,
 ]
 More = Annotated[
     int | None,
@@ -72,15 +93,18 @@ More = Annotated[
         ge=1,
         le=MOST,
     ),
+    _PLAIN,
 ]
-Seed = Annotated[int | None, _form("Seed", "Of every random draw. Empty: the preset's.", ge=0, le=2**31 - 1)]
+Seed = Annotated[int | None, _form("Seed", "Of every random draw. Empty: the preset's.", ge=0, le=2**31 - 1), _PLAIN]
 Version = Annotated[
     int | None,
     _form("Policy version", "The iteration it came out of; 0 is the initial model. Empty: the newest.", ge=0, le=MOST),
+    _PLAIN,
 ]
 Overrides = Annotated[
     list[Annotated[str, Field(pattern=r"^\s*\w+(\.[\w-]+)*\s*=")]],
     _form("Overrides", "Each section.key=value, as after tapo train --set; the keys are in docs/configuration.md."),
+    _PLAIN,
 ]
 
 
@@ -126,7 +150,7 @@ def _operated(config: TapoConfig) -> Iterator[None]:
     if config.run_folder.exists():
         lock_run(config.run_folder)()
     crash_stale_tasks(flow_run.id)
-    with reporting(ArtifactReporter()):
+    with obeying_cancel(flow_run.id), reporting(ArtifactReporter()):
         yield
 
 

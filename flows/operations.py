@@ -50,6 +50,9 @@ MESSAGE = (
 #: Six heartbeats (see `tapo_core.cli.operations`). A machine that is busy with training delays one or two.
 WINDOW = timedelta(seconds=180)
 
+#: For how long Prefect lets a flow run have its place among those of its deployment, unless it asks again.
+LEASE = timedelta(seconds=300)
+
 _ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Cancelling")
 _PAGE = 200
 
@@ -109,11 +112,13 @@ async def _notify(client: PrefectClient, url: str) -> bool:
     return True
 
 
-def forget_heartbeats() -> None:
-    """Before a server starts on a database that one ran on before: while it was away it heard no heartbeats, and that must not
-    be counted against flow runs that live on. Their next heartbeat begins a new count.
+def after_absence() -> None:
+    """Before a server starts on a database that one ran on before: while it was away it heard nothing, and that must not be
+    counted against flow runs that live on. Their next heartbeat begins a new count, and each keeps its place among the flow runs
+    of its deployment for `LEASE`, in which it asks for it again.
     """
     import sqlalchemy as sa
+    from prefect.server.concurrency.lease_storage import get_concurrency_lease_storage
     from prefect.server.database import provide_database_interface
 
     async def forget() -> None:
@@ -121,6 +126,10 @@ def forget_heartbeats() -> None:
         async with db.session_context(begin_transaction=True) as session:
             await session.execute(sa.delete(db.AutomationBucket))
         await (await db.engine()).dispose()
+        leases = get_concurrency_lease_storage()
+        expired = await leases.read_expired_lease_ids(limit=_PAGE)
+        for lease_id in [*expired, *await leases.read_active_lease_ids(limit=_PAGE)]:
+            await leases.renew_lease(lease_id, LEASE)
 
     asyncio.run(forget())
 

@@ -22,7 +22,7 @@ from tasks.diagnose_and_correct import diagnose_and_correct
 from tasks.evaluate import evaluate
 from tasks.filter_by_difficulty import filter_by_difficulty
 from tasks.locate_error import locate_error
-from tasks.options import StageResult
+from tasks.options import StageResult, made_before
 from tasks.report import report
 from tasks.resources import open_run
 from tasks.sample import sample
@@ -51,7 +51,11 @@ def run_iteration(session: Session, iteration: int, head: str) -> StageResult:
 
 
 def finish_iteration(session: Session, iteration: int, head: str) -> None:
-    """Tell those who watch. `head`: the digest of the iteration's last update."""
+    """Tell those who watch, unless an earlier flow run went further and so has told them. `head`: the digest of the iteration's
+    last update.
+    """
+    if made_before(session, "sample", iteration + 1) is not None:
+        return
     if session.config.tracking.tensorboard:
         write_tensorboard(session.folder, iteration)
     if iteration > 0:

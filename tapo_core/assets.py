@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tapo_core.config import NANO, TapoConfig
 from tapo_core.data_tables import check_there
+from tapo_core.errors import UserError
+from tapo_core.files import check_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +21,28 @@ class Assets:
 
 
 def cache_root() -> Path:
-    """Folder of what is expensive to make and safe to delete: $TAPO_CACHE, or ~/.cache/tapo."""
-    return Path(os.environ.get("TAPO_CACHE") or Path.home() / ".cache" / "tapo")
+    """Folder of what is expensive to make and safe to delete: $TAPO_CACHE, or ~/.cache/tapo.
+
+    Raises:
+        UserError: neither is known.
+    """
+    try:
+        return Path(os.environ.get("TAPO_CACHE") or Path.home() / ".cache" / "tapo")
+    except RuntimeError as error:
+        raise UserError("this user has no home folder: set HOME, or TAPO_CACHE") from error
+
+
+def check_cache(config: TapoConfig) -> None:
+    """Make sure that the nano world, if a configuration asks for it, is in the cache or can be put there. Takes no time.
+
+    Raises:
+        UserError: the cache folder cannot be written to.
+    """
+    if NANO in (config.model.path, config.data.train, config.data.held_out):
+        from tapo_core.nano.prepare import is_prepared
+
+        if not is_prepared(config.nano, cache_root() / "nano"):
+            check_folder(cache_root() / "nano", "set TAPO_CACHE to a folder that can be written to")
 
 
 def resolve_assets(config: TapoConfig, progress: Callable[[str, float], None] | None = None) -> Assets:

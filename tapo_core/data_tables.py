@@ -16,6 +16,7 @@ from typing import Any
 
 from tapo_core.data_formats import HEAD_BYTES, foreign_kind, path_hint
 from tapo_core.errors import DataError
+from tapo_core.network import check_proxy_for
 from tapo_core.text import one_line
 
 _HUB_NAME = re.compile(r"hf:(?P<name>\w[\w.-]*/\w[\w.-]*)(?:/(?P<config>[\w.-]+))?(?::(?P<split>[\w.-]+))?")
@@ -38,6 +39,7 @@ def open_table(location: str, key: str) -> DataTable | None:
 
     Raises:
         DataError: it is none of these things, has several splits, or cannot be reached.
+        UserError: it is on the Hub, and the proxy that is set cannot be used.
     """
     if location.startswith("hf:"):
         return _hub(location, key)
@@ -179,6 +181,8 @@ def _hub(location: str, key: str) -> DataTable:
     import datasets
 
     _quiet()
+    if not datasets.config.HF_HUB_OFFLINE:
+        check_proxy_for(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     try:
         found = datasets.load_dataset(match["name"], match["config"])
     except ConnectionError as error:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,23 +76,25 @@ def delete_folder(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def check_folder(folder: Path) -> None:
-    """Make sure that a folder can be written to, or could be made, without making it.
+def check_folder(folder: Path, advice: str = "choose another one or change its permissions") -> None:
+    """Make sure that a folder can be written to, or could be made, without making it. `advice`: what to do when it cannot.
 
     Raises:
         UserError: it cannot.
     """
     nearest = folder.absolute()
-    while not nearest.exists():
+    while not os.path.exists(nearest):  # unlike Path.exists, False also where nothing may be looked at
         nearest = nearest.parent
     if not nearest.is_dir():
-        raise UserError(f"{folder}: cannot be a folder, because {nearest} is a file; choose another one")
-    if not os.access(nearest, os.W_OK):
-        raise UserError(f"{folder}: {nearest} cannot be written to; choose another one or change its permissions")
+        raise UserError(f"{folder}: cannot be a folder, because {nearest} is a file; {advice}")
+    try:
+        _try_to_write(nearest)
+    except OSError as error:
+        raise UserError(f"{folder}: {nearest} cannot be written to ({error.strerror}); {advice}") from error
 
 
-def make_folder(folder: Path) -> None:
-    """Create a folder with its parents.
+def make_folder(folder: Path, advice: str = "choose another one or change its permissions") -> None:
+    """Create a folder with its parents. `advice`: what to do when that fails.
 
     Raises:
         UserError: it cannot be created or written to.
@@ -99,6 +102,15 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot create the folder ({error.strerror}); choose another one") from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder}: the folder cannot be written to; choose another one or change its permissions")
+        raise UserError(f"{folder}: cannot create the folder ({error.strerror}); {advice}") from error
+    try:
+        _try_to_write(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: the folder cannot be written to ({error.strerror}); {advice}") from error
+
+
+def _try_to_write(folder: Path) -> None:
+    """Make a file that has no name, or loses it at once. Permissions alone tell too little: root has all of them, also on a
+    file system that is read-only.
+    """
+    tempfile.TemporaryFile(dir=folder).close()

@@ -27,7 +27,7 @@ from tapo_core.schedule import number_of_chunks, queries_of_chunk, queries_of_it
 from tapo_core.store import Record, StageCommit, StoreReader, StoreWriter
 from tapo_core.store.connection import ledger_path
 from tapo_core.store.lake import add_run
-from tapo_core.store.ledger import read_ledger
+from tapo_core.store.ledger import LedgerEntry, read_ledger
 from tapo_core.verification.base import Verifier
 from tapo_core.verification.math import SYMBOLIC
 from tapo_core.verification.registry import make_verifier
@@ -351,13 +351,19 @@ class Session:
                 f"{shlex.join(['tapo', 'lake', 'add', '--lake', catalog, '--run', str(self.folder)])}"
             )
 
-    def listed_digest(self, stage: str, iteration: int) -> str | None:
-        """The chain digest of a stage's commit in the ledger, which takes no opening of the database; None if it is not there.
-        (What a crash kept out of the ledger, `done` finds.)
+    @cached_property
+    def _listed(self) -> dict[tuple[str, int], LedgerEntry]:
+        """The run's stages in the ledger, by stage and iteration. It is read once: nobody else commits while this session has the
+        run's lock.
         """
-        place = (self.run_id, iteration, stage)
-        listed = (e for e in read_ledger(ledger_path(self.folder)) if (e.run_id, e.iteration, e.stage) == place)
-        return next((entry.chain_digest for entry in listed), None)
+        entries = read_ledger(ledger_path(self.folder))
+        return {(entry.stage, entry.iteration): entry for entry in entries if entry.run_id == self.run_id}
+
+    def listed(self, stage: str, iteration: int) -> LedgerEntry | None:
+        """A stage's line in the ledger as that was when the session first read it; None if it has none. Takes no opening of the
+        database. (What a crash kept out of the ledger, `done` finds.)
+        """
+        return self._listed.get((stage, iteration))
 
     def find_commit(self, stage: str, iteration: int) -> StageCommit | None:
         """The commit of a stage, if it was made."""

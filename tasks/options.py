@@ -4,6 +4,8 @@
   when a flow run is retried. The input digest is the chain digest of the commit the stage builds on, so a key never fits
   another run's data, even one of the same name. What Prefect remembers counts only as long as the ledger says the same: the run's
   folder may have been restored from a backup, or rewound.
+* **No task run** for a stage that was in the store before the flow run began: a flow run of a schedule, which trains one more
+  iteration, costs Prefect the same however long the run is.
 * **Result**: a small JSON manifest (ids, digests, counts), never tensors.
 * **Retries**: for errors that may pass (`failures.as_transient`), with growing pauses, on engines that are started anew and, when
   memory did not suffice, in smaller micro-batches; other errors fail at once. How often, how long: section [limits].
@@ -14,12 +16,13 @@
 import faulthandler
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, TypedDict
 
 from prefect import Task, task
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.context import TaskRunContext
+from prefect.context import FlowRunContext, TaskRunContext
 
 from tapo_core.errors import OutOfMemoryError, StageGaveUpError, StoreLockedError
 from tapo_core.failures import as_transient
@@ -38,6 +41,23 @@ class StageResult(TypedDict):
     iteration: int
     digest: str
     manifest: dict[str, Any]
+
+
+def _result(commit: StageCommit) -> StageResult:
+    return StageResult(
+        stage=commit.stage, iteration=commit.iteration, digest=commit.chain_digest, manifest=commit.manifest
+    )
+
+
+def made_before(session: Session, stage: str, iteration: int) -> StageCommit | None:
+    """The commit of a stage that was made before this flow run began; None if it was not. (One that an earlier attempt of this
+    flow run made is a task run of it, and a retry shows it as Cached.)
+    """
+    listed, context = session.listed(stage, iteration), FlowRunContext.get()
+    if listed is None or context is None or context.flow_run is None:
+        return None
+    began = context.flow_run.start_time
+    return listed.commit if began is None or datetime.fromisoformat(listed.committed_at) < began else None
 
 
 def _may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -66,7 +86,7 @@ def stage_task(
     name = stage.__name__
 
     def run(session: Session, iteration: int, input_digest: str) -> StageResult:
-        if session.listed_digest(name, iteration) is None:
+        if session.listed(name, iteration) is None:
             session.reporter.stage(iteration, name)
         time_is_over = session.config.limits.timeout_seconds(name) + GRACE
         faulthandler.dump_traceback_later(time_is_over, exit=True, file=sys.__stderr__ or sys.stderr)
@@ -87,9 +107,7 @@ def stage_task(
             raise transient from error
         finally:
             faulthandler.cancel_dump_traceback_later()
-        return StageResult(
-            stage=commit.stage, iteration=commit.iteration, digest=commit.chain_digest, manifest=commit.manifest
-        )
+        return _result(commit)
 
     run.__doc__ = stage.__doc__
     as_task = task(
@@ -103,19 +121,20 @@ def stage_task(
     )
 
     def begin(session: Session, iteration: int, input_digest: str) -> StageResult:
+        earlier = made_before(session, name, iteration)
+        if earlier is not None and earlier.input_digest == input_digest:
+            return _result(earlier)
         limits = session.config.limits
         limited = as_task.with_options(
             retries=limits.retries,
             retry_delay_seconds=limits.pauses,
             timeout_seconds=limits.timeout_seconds(name),
         )
-        listed = session.listed_digest(name, iteration)
+        listed = session.listed(name, iteration)
         try:
             result = limited.with_options(refresh_cache=listed is None)(session, iteration, input_digest)
-            if listed not in (
-                None,
-                result["digest"],
-            ):  # remembered from before the run was rewound and went on elsewhere
+            if listed is not None and listed.chain_digest != result["digest"]:
+                # Remembered from before the run was rewound and went on elsewhere.
                 result = limited.with_options(refresh_cache=True)(session, iteration, input_digest)
             return result
         except Exception as error:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-import flows
 from tapo_core.cli.called import command_line, program
+from tapo_core.cli.folders import DEMO_CONFIG
 from tapo_core.cli.runs import train_with_progress
 from tapo_core.cli.show import print_trajectory
 from tapo_core.config import TapoConfig
@@ -16,15 +16,13 @@ from tapo_core.plots import held_out_pass_at_1, learning_curve
 from tapo_core.records import Correction, ParseOutcome, SubjectKind, Verification, VerificationOutcome
 from tapo_core.store import lineage, load, render_tree
 
-CONFIG = Path(flows.__file__).resolve().parents[1] / "configs" / "nano_tapo.toml"
-
 
 def run_demo(output_dir: Path, overrides: Sequence[str]) -> None:
     """Train under a fresh run name, and print results, one trajectory, its lineage and what to try next."""
     name = _fresh_name(output_dir)
     settings = [f"run.name={name}", f"run.output_dir={output_dir}", *overrides]
-    config = load_config(CONFIG, settings)
-    again = command_line("train", _shown(CONFIG), overrides=settings)
+    config = load_config(DEMO_CONFIG, settings)
+    again = command_line("train", _shown(DEMO_CONFIG), overrides=settings)
     train_with_progress(config, again)
     picture = learning_curve(config.run_folder, config.run_folder / "learning_curve.png")
     console = Console()
@@ -89,7 +87,7 @@ def _print_next(console: Console, config: TapoConfig, correction: Correction | N
         f'{tapo} sql "SELECT iteration, accuracy, n_eligible, n_parsed, n_trained_constructed FROM iteration_summary" {run}',
         f'{tapo} sql "SELECT parse_outcome, count(*) AS n FROM correction GROUP BY ALL ORDER BY n DESC" {run}',
         f'{tapo} sql "SELECT * FROM why_in_batch WHERE iteration = 1 LIMIT 5" {run}',
-        command_line("train", _shown(CONFIG.with_name("nano_grpo.toml"))),
+        command_line("train", _shown(DEMO_CONFIG.with_name("nano_grpo.toml"))),
     ]
     if correction is not None:
         commands.insert(0, f"{tapo} lineage {correction.wrong_rollout_id[:8]} {run}")

@@ -1,12 +1,16 @@
-"""Which run a command is about; apart, so that `tapo --help` imports nothing heavy."""
+"""Which run or configuration a command is about; apart, so that `tapo --help` imports nothing heavy."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import tapo_core
 from tapo_core.cli.called import program
 from tapo_core.errors import UserError
+
+#: What `tapo demo` trains, and what the form in the Prefect UI proposes.
+DEMO_CONFIG = Path(tapo_core.__file__).resolve().parents[1] / "configs" / "nano_tapo.toml"
 
 RunFolder = Annotated[
     Path | None, typer.Option("--run", help="Folder of the run; the newest run under runs/ when left out")

@@ -9,9 +9,10 @@ import typer
 
 from tapo_core.cli import audit, keeping, lake, operations, plan, report, verify, view
 from tapo_core.cli.called import command_line
-from tapo_core.cli.folders import RunFolder, run_folder
+from tapo_core.cli.folders import DEMO_CONFIG, RunFolder, run_folder
 from tapo_core.cli.formats import LineageFormat, TableFormat
 from tapo_core.errors import TapoError, UserError
+from tapo_core.network import keep_loopback_direct
 from tapo_core.text import one_line
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def demo(
     output_dir: Annotated[Path, typer.Option(help="Folder for the runs")] = Path("runs"), overrides: Overrides = None
 ) -> None:
     """Train the built-in model with TAPO and look at what happened."""
-    _quiet_prefect()
+    _prepare_prefect(_read(DEMO_CONFIG, [f"run.output_dir={output_dir}", *(overrides or [])]))
     from tapo_core.cli.demo import run_demo
 
     run_demo(output_dir, overrides or [])
@@ -56,7 +57,7 @@ def demo(
 def train(config_file: ConfigFile, overrides: Overrides = None) -> None:
     """Train a run, or go on with one that was interrupted."""
     config = _read(config_file, overrides)
-    _quiet_prefect()
+    _prepare_prefect(config)
     from tapo_core.cli.runs import train_with_progress
 
     train_with_progress(config, command_line("train", str(config_file), overrides=overrides or []))
@@ -77,7 +78,7 @@ def resume(
     ] = None,
 ) -> None:
     """Go on with a run where it stopped, with the configuration in its store; no file is needed."""
-    _quiet_prefect()
+    _prepare_prefect()
     from tapo_core.cli.runs import resume_with_progress, rewind
     from tapo_core.rewind import finish_rewind
 
@@ -97,7 +98,7 @@ def fork(
     overrides: Overrides = None,
 ) -> None:
     """Train a new run from a policy version of another, with its configuration, and --set what is to differ."""
-    _quiet_prefect()
+    _prepare_prefect()
     from tapo_core.cli.runs import train_with_progress
     from tapo_core.resume import forked
 
@@ -109,7 +110,7 @@ def fork(
 def zpd(config_file: ConfigFile, overrides: Overrides = None) -> None:
     """Filter a training set: keep the queries that are neither too hard nor too easy for the model."""
     config = _read(config_file, overrides)
-    _quiet_prefect()
+    _prepare_prefect(config)
     from tapo_core.cli.runs import filter_with_progress
 
     filter_with_progress(config, command_line("zpd", str(config_file), overrides=overrides or []))
@@ -119,7 +120,7 @@ def zpd(config_file: ConfigFile, overrides: Overrides = None) -> None:
 def cold_start(config_file: ConfigFile, overrides: Overrides = None) -> None:
     """Fine-tune a model on its own correct rollouts and constructions, before it is trained with TAPO."""
     config = _read(config_file, overrides)
-    _quiet_prefect()
+    _prepare_prefect(config)
     from tapo_core.cli.runs import cold_start_with_progress
 
     cold_start_with_progress(config, command_line("cold-start", str(config_file), overrides=overrides or []))
@@ -136,7 +137,7 @@ def evaluate(
 ) -> None:
     """Evaluate a policy version of a run on the held-out queries and the benchmarks, and list its metrics."""
     config = _read(config_file, overrides)
-    _quiet_prefect()
+    _prepare_prefect(config)
     from tapo_core.cli.runs import evaluate_with_progress
 
     evaluate_with_progress(config, iteration, output)
@@ -278,11 +279,18 @@ def _policy_at(text: str) -> "PolicyAt":
     return PolicyAt(Path(folder), int(iteration))
 
 
-def _quiet_prefect() -> None:
-    """Prefect's own log lines would tear the progress display, and tell of every error a second time.
+def _prepare_prefect(config: "TapoConfig | None" = None) -> None:
+    """See that Prefect and a run of this configuration can write where they need to, and keep Prefect quiet: its own log lines
+    would tear the progress display, and tell of every error a second time.
 
     Must run before prefect is imported.
+
+    Raises:
+        UserError: a folder is missing or cannot be written to.
     """
+    from tapo_core.cli.places import check_places_of_run
+
+    check_places_of_run(config)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     # The temporary server of a run without PREFECT_API_URL: a busy machine needs longer than the default 20 s.
@@ -294,6 +302,7 @@ def _quiet_prefect() -> None:
 
 def main() -> None:
     """Entry point: every error that TAPO raises on purpose is one clear line."""
+    keep_loopback_direct()
     try:
         app()
     except UserError as error:

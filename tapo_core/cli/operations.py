@@ -4,24 +4,29 @@ All of it listens on loopback. Its state is in one folder, `.tapo/` beside the r
 """
 
 import base64
+import contextlib
 import json
 import os
 import socket
+import sqlite3
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tapo_core.cli.folders import DEMO_CONFIG
+from tapo_core.cli.front import Front, find_front
 from tapo_core.errors import TransientError, UserError
-from tapo_core.files import make_folder
+from tapo_core.files import check_folder, make_folder
 from tapo_core.ids import digest
 from tapo_core.locks import take_lock
+from tapo_core.network import check_proxy_for
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -34,7 +39,9 @@ _OLD_DATABASE = "PREFECT_API_DATABASE_CONNECTION_URL"
 _AUTH = "PREFECT_API_AUTH_STRING"
 _SERVER_AUTH = "PREFECT_SERVER_API_AUTH_STRING"
 _NOTIFY = "TAPO_NOTIFY_URL"
+_LEASES = "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"
 _SQLITE = "SQLite"
+_KEEP_DAYS = 30
 _STOP_SECONDS = 40.0  #: that a process may take to end by itself
 
 
@@ -46,11 +53,33 @@ class Place:
     port: int
     database_url: str | None  #: None: SQLite in `home`
     auth: str | None  #: user:password, or none
+    front: Front
+    keep_days: int  #: that finished flow runs stay in the database; 0: for ever
+
+    @property
+    def local(self) -> str:
+        """Where the server listens."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def api(self) -> str:
+        """The server's API, as we reach it."""
+        return f"{self.local}{self.front.api_path}"
 
     @property
     def url(self) -> str:
-        """Of the UI."""
-        return f"http://{HOST}:{self.port}"
+        """Of the UI, as people reach it."""
+        return self.front.page_url(self.local)
+
+    def notes(self) -> dict[str, Any]:
+        """What later commands have to know of the server."""
+        return {
+            "port": self.port,
+            "database": self.database,
+            "auth": self.auth is not None,
+            "front": asdict(self.front),
+            "keep_days": self.keep_days,
+        }
 
     @property
     def database(self) -> str:
@@ -60,9 +89,8 @@ class Place:
     def settings(self) -> dict[str, str]:
         """The environment of server, worker, flow runs and of ourselves, beyond what is there already."""
         settings = {
+            **self.front.settings(self.local, self.home),
             "PREFECT_HOME": str(self.home / "prefect"),
-            "PREFECT_API_URL": f"{self.url}/api",
-            "PREFECT_SERVER_UI_API_URL": f"{self.url}/api",
             _DATABASE: self.database_url or f"sqlite+aiosqlite:///{self.home / 'prefect.db'}",
             # Prefect's sessions can wait for each other on SQLite until this is over: half of what clients wait.
             "PREFECT_SERVER_DATABASE_TIMEOUT": "30",
@@ -75,7 +103,13 @@ class Place:
             "PREFECT_CLI_COLORS": "false",
             "PREFECT_CLI_PROMPT": "false",
             "TAPO_FOLDER": str(Path.cwd()),
+            # On disk: in memory, a restart forgets which flow runs hold a place, and Prefect then interrupts their stages.
+            _LEASES: os.environ.get(_LEASES, "prefect.server.concurrency.lease_storage.filesystem"),
+            # The server looks once an hour.
+            "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs" if self.keep_days else "events",
         }
+        if self.keep_days:
+            settings["PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD"] = str(self.keep_days * 24 * 3600)
         return settings | ({_AUTH: self.auth, _SERVER_AUTH: self.auth} if self.auth else {})
 
     def env(self) -> dict[str, str]:
@@ -88,7 +122,7 @@ def _home() -> Path:
     return Path(os.environ.get("TAPO_HOME") or ".tapo").absolute()
 
 
-def _place(record: Mapping[str, Any], port: int | None) -> Place:
+def _place(record: Mapping[str, Any], port: int | None = None, keep_days: int | None = None) -> Place:
     """The state as this command is to find or make it. `record`: what the server was last started with.
 
     Raises:
@@ -96,7 +130,9 @@ def _place(record: Mapping[str, Any], port: int | None) -> Place:
     """
     auth = os.environ.get(_SERVER_AUTH) or os.environ.get(_AUTH)
     database = os.environ.get(_DATABASE) or os.environ.get(_OLD_DATABASE)
-    place = Place(_home(), port or record.get("port") or 4200, database, auth)
+    keep_days = record.get("keep_days", _KEEP_DAYS) if keep_days is None else keep_days
+    front = find_front(record.get("front", {}))
+    place = Place(_home(), port or record.get("port") or 4200, database, auth, front, keep_days)
     if record and record["database"] != place.database:
         raise UserError(
             f"{place.home} is of a server with the database {record['database']}, not {place.database}: set {_DATABASE} as it "
@@ -112,16 +148,33 @@ def up(
         int | None, typer.Option(min=1024, max=65535, help="Of server and UI; 4200, or the one it had before")
     ] = None,
     timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that the server may take to answer")] = 180.0,
+    keep_days: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help=f"Days after which a flow run that has ended is deleted from Prefect's database; {_KEEP_DAYS}, or as it was "
+            "before. 0: never. What is in runs/ stays",
+        ),
+    ] = None,
 ) -> None:
     """Bring up Prefect for operating runs: server, UI, deployments, worker. Again: repair what died, leave what runs."""
+    from tapo_core.assets import check_cache
+    from tapo_core.cli.places import check_places
+    from tapo_core.config_file import load_config
     from tapo_core.processes import WORKER_LOG, Daemon
 
+    check_places()
     home = _home()
-    make_folder(home)
+    make_folder(home, "cd to a folder that can be written to, or set TAPO_HOME to one")
+    check_folder(Path("runs"), "cd to a folder that can be written to")
+    check_cache(load_config(DEMO_CONFIG))
+    webhook = os.environ.get(_NOTIFY) or None
+    if webhook is not None:
+        check_proxy_for(webhook)
     release = take_lock(home / "up.lock", f"{home}: another tapo up (PID {{}}) is at work; wait for it")
     try:
         server, worker = Daemon(home, "server"), Daemon(home, "worker")
-        place = _place(server.record, port)
+        place = _place(server.record, port, keep_days)
         os.environ.update(place.settings())
         _bring_up_server(place, server, timeout)
         from flows import operations
@@ -129,7 +182,7 @@ def up(
 
         runs = worker.process is not None
         env = place.env() | {"TAPO_DEPLOYMENT_VERSION": _version()}
-        done = operations.prepare_server(env, _version(), home / "deploy.log", os.environ.get(_NOTIFY) or None)
+        done = operations.prepare_server(env, _version(), home / "deploy.log", webhook)
         for line in [*done, *operations.repair(worker_runs=runs)]:
             typer.echo(line)
         if not runs:
@@ -150,16 +203,29 @@ def _bring_up_server(place: Place, server: "Daemon", timeout: float) -> None:
     if server.process is None:
         _check_port(place.port)
         if record:
-            from flows.operations import forget_heartbeats
+            from flows.operations import after_absence
 
-            forget_heartbeats()
+            after_absence()
+            if place.database_url is None:
+                _shrink(place.home / "prefect.db")
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(place.port)]
-        notes = {"port": place.port, "database": place.database, "auth": place.auth is not None}
-        process = server.start(command, place.env(), place.home, **notes)
+        process = server.start(command, place.env(), place.home, **place.notes())
         typer.echo(f"server started (PID {process.pid})")
     elif record["port"] != place.port:
         raise UserError(f"the server runs on port {record['port']} already; tapo down stops it")
+    elif differing := [name for name, value in place.notes().items() if record.get(name, value) != value]:
+        raise UserError(
+            f"the server runs already, with another {differing[0]}; for the new one: tapo down, then tapo up"
+        )
     _wait(lambda: _answers(place), server, timeout)
+
+
+def _shrink(database: Path) -> None:
+    """Give the space of deleted rows back when it is most of the file; SQLite itself only uses it again."""
+    with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(database)) as connection:
+        (free,), (pages,) = (connection.execute(f"PRAGMA {of}").fetchone() for of in ("freelist_count", "page_count"))
+        if 2 * free > pages:
+            connection.execute("VACUUM")  # refused where the disk has no room for a second copy
 
 
 def _check_port(port: int) -> None:
@@ -205,7 +271,7 @@ def _wait(ready: Callable[[], bool], daemon: "Daemon", timeout: float) -> None:
 def _get(place: Place, path: str, body: object = None) -> Any:
     """Ask the server's API: GET, or POST when there is a body."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{place.url}/api/{path}", data, {"Content-Type": "application/json"})  # noqa: S310
+    request = urllib.request.Request(f"{place.api}/{path}", data, {"Content-Type": "application/json"})  # noqa: S310
     if place.auth:
         request.add_header("Authorization", f"Basic {base64.b64encode(place.auth.encode()).decode()}")
     with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - always http on loopback
@@ -244,7 +310,7 @@ def status(
     server, worker = Daemon(home, "server"), Daemon(home, "worker")
     if not server.record:
         raise UserError(f"nothing was ever started in {home}: tapo up starts it (or set TAPO_HOME to where it was)")
-    place = _place(server.record, None)
+    place = _place(server.record)
     stuck: list[FlowRun] = []
     amiss = [_state_of(daemon) for daemon in (server, worker)].count(False)
     if server.process is not None:
@@ -299,7 +365,7 @@ def down() -> None:
     server, worker = Daemon(home, "server"), Daemon(home, "worker")
     if not server.record:
         raise UserError(f"nothing was ever started in {home} (or set TAPO_HOME to where it was)")
-    place = _place(server.record, None)
+    place = _place(server.record)
     os.environ.update(place.settings())
     if worker.stop(_STOP_SECONDS):
         typer.echo("worker stopped")

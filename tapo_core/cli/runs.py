@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from flows.temporary_server import prefect_server
 from tapo_core.assets import resolve_assets
 from tapo_core.cli.called import command_line
 from tapo_core.cli.formats import TableFormat
@@ -110,7 +111,8 @@ def _watched(config: TapoConfig, flow: Flow, again: str, iterations: int | None 
         with RichReporter(console, iterations) as reporter, reporting(reporter):
             # Before Prefect starts: what a person can get wrong is told at once, and in one line.
             check_inputs(Session(config, resolve_assets(config, reporter.prepare), flow))
-            yield console
+            with prefect_server():
+                yield console
     except KeyboardInterrupt:
         console.print(f"\nInterrupted. Nothing is lost; go on with: {again}", highlight=False, markup=False)
         raise
@@ -120,6 +122,6 @@ def evaluate_with_progress(config: TapoConfig, iteration: int | None, output: Ta
     """Run the evaluate flow and print what it found."""
     from flows.evaluate import evaluate_policy
 
-    with RichReporter(Console(stderr=True), config.run.iterations) as reporter, reporting(reporter):
+    with RichReporter(Console(stderr=True), config.run.iterations) as reporter, reporting(reporter), prefect_server():
         evaluated = evaluate_policy(config, iteration)["iteration"]
     print_table(query(config.run_folder, EVALUATIONS.format(int(evaluated))), output)

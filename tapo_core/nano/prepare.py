@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tapo_core.files import fsync_tree
+from tapo_core.files import fsync_tree, make_folder
 from tapo_core.ids import digest, sha256_text, tree_digest
 from tapo_core.nano.config import NanoConfig
 from tapo_core.nano.examples import task_templates
@@ -61,13 +61,14 @@ def prepare(config: NanoConfig, cache_root: Path, progress: Progress | None = No
 
     Raises:
         ConfigError: the levels have too few different problems.
+        UserError: the cache cannot be written to.
     """
     name = assets_digest(config)
     folder = cache_root / name
     assets = _load(folder)
     if assets is not None:
         return assets
-    cache_root.mkdir(parents=True, exist_ok=True)
+    make_folder(cache_root, "set TAPO_CACHE to a folder that can be written to")
     with _locked(cache_root / f"{name}.lock"):
         assets = _load(folder)  # another process may have built it while this one waited
         if assets is not None:
@@ -86,6 +87,11 @@ def prepare(config: NanoConfig, cache_root: Path, progress: Progress | None = No
             f"{folder} was built but does not read back: is the disk full or the folder shared with another version?"
         )
     return assets
+
+
+def is_prepared(config: NanoConfig, cache_root: Path) -> bool:
+    """Whether the cache has the assets of a configuration."""
+    return _load(cache_root / assets_digest(config)) is not None
 
 
 def write_problems(config: NanoConfig, folder: Path) -> tuple[Path, Path]:

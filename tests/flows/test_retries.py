@@ -146,7 +146,7 @@ def sample(session, iteration, digest):
 
 session = SimpleNamespace(
     config=SimpleNamespace(limits=LimitsConfig(stage_timeout_minutes={"sample": 0.02})), run_id="run", config_digest="c",
-    listed_digest=lambda *_: None, reporter=SimpleNamespace(stage=lambda *_: None), release_store=lambda: None,
+    listed=lambda *_: None, reporter=SimpleNamespace(stage=lambda *_: None), release_store=lambda: None,
 )
 
 @flow

@@ -122,9 +122,9 @@ def wait_until(what: Callable[[], bool], seconds: float, every: float = 0.2) -> 
         time.sleep(every)
 
 
-@pytest.fixture(scope="module")
-def operated(tmp_path_factory: pytest.TempPathFactory, nano_cache: Path) -> Iterator[Operated]:
-    folder = tmp_path_factory.mktemp("operated")
+@contextlib.contextmanager
+def brought_up(folder: Path, nano_cache: Path, *options: str, **more: str) -> Iterator[Operated]:
+    """A server and a worker with `more` in their environment; `options` of `tapo up`."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "TAPO_"))}
     # Of itself the server makes a schedule's flow runs once a minute.
     env = ours | {
@@ -132,12 +132,18 @@ def operated(tmp_path_factory: pytest.TempPathFactory, nano_cache: Path) -> Iter
         "TAPO_CACHE": str(nano_cache),
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
     }
-    here = Operated(folder, free_port(), env, Webhook())
+    here = Operated(folder, free_port(), env | more, Webhook())
     here.env["TAPO_NOTIFY_URL"] = here.webhook.url
     try:
-        done = here.tapo("up", "--port", str(here.port))
+        done = here.tapo("up", "--port", str(here.port), *options)
         assert done.returncode == 0, done.stderr
         yield here
     finally:
         here.tapo("down")
         here.webhook.close()
+
+
+@pytest.fixture(scope="module")
+def operated(tmp_path_factory: pytest.TempPathFactory, nano_cache: Path) -> Iterator[Operated]:
+    with brought_up(tmp_path_factory.mktemp("operated"), nano_cache) as here:
+        yield here
