@@ -118,12 +118,20 @@ class SamplerConfig(Section):
     """GPU only: share of the device's memory that vLLM may take beside the trainer."""
     tensor_parallel_size: PositiveInt = 1
     max_num_seqs: PositiveInt = 512
-    probe_sequences: PositiveInt = 4
-    """Sequences whose sampled log-probabilities are recomputed with transformers from the published checkpoint
-    whenever the engine takes new weights."""
-    probe_tolerance: Annotated[float, Field(gt=0.0)] = 1e-3
-    """Largest absolute difference of a log-probability (nats) the probe accepts; a larger one stops the run.
-    float32 agrees to 1e-5; for bfloat16 set 0.3."""
+    probe_sequences: PositiveInt = 8
+    """Sequences whose sampled log-probabilities (of 32 tokens each) are recomputed with transformers from the published
+    checkpoint whenever the engine takes new weights; four times as many the first time."""
+    probe_tolerance: float | Literal["measured"] = "measured"
+    """Largest mean absolute difference of these log-probabilities (nats) that is accepted; a larger one stops the run.
+    "measured": the bound follows from what was measured when the run began (docs/operate.md)."""
+
+    @field_validator("probe_tolerance", mode="before")
+    @classmethod
+    def _nats_or_measured(cls, value: Any) -> Any:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value != "measured" and not (is_number and value > 0):
+            raise ValueError('write a number of nats above 0, or "measured"')
+        return value
 
 
 class LocateErrorConfig(Section):

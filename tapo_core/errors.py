@@ -55,4 +55,4 @@ class IntegrityError(TapoError):
 
 
 class PolicyMismatchError(TapoError):
-    """The sampling engine's log-probabilities do not match the published checkpoint's. The run must stop."""
+    """The sampling engine's weights or log-probabilities are not the published checkpoint's. The run must stop."""

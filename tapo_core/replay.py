@@ -20,7 +20,7 @@ from typing import Any
 from tapo_core.assets import Assets
 from tapo_core.config_file import parse_config
 from tapo_core.differences import Difference, differences_between, first_token_difference
-from tapo_core.engines.protocols import PolicyRef, Sample, Sampler, SampleRequest, TokenScores
+from tapo_core.engines.protocols import HeldWeights, PolicyRef, Sample, Sampler, SampleRequest, TokenScores
 from tapo_core.errors import UserError
 from tapo_core.ids import derive_seed, digest
 from tapo_core.records import (
@@ -106,6 +106,10 @@ class _RecordedSampler:
     def sample_on_each(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
         """There is one record."""
         return [self.sample(requests)]
+
+    def weights_on_each(self) -> list[HeldWeights]:
+        """A record has none."""
+        return []
 
     def _recorded(self, request: SampleRequest) -> Sample:
         for prompt, recorded in self._samples.get(request.seed, ()):

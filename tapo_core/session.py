@@ -1,6 +1,9 @@
 """A run that is open in this process: its configuration, its store, and its engines, each started when it is first needed."""
 
+import contextlib
+import dataclasses
 import importlib.metadata
+import itertools
 import shlex
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -13,11 +16,11 @@ from tapo_core.chat import Chat
 from tapo_core.config import SftConfig, TapoConfig
 from tapo_core.config_update import UpdateConfig
 from tapo_core.engines.environment import prepare_environment
-from tapo_core.engines.probe import probe
+from tapo_core.engines.probe import CALIBRATION, TOKENS, Probe, from_json, prove
 from tapo_core.engines.protocols import FineTuner, PolicyRef, PolicyTrainer, Sampler, SampleRequest
 from tapo_core.engines.runtime import Runtime
 from tapo_core.engines.stops import TOKENIZER
-from tapo_core.errors import DataError, IntegrityError, TapoError, UserError
+from tapo_core.errors import DataError, IntegrityError, PolicyMismatchError, TapoError, UserError
 from tapo_core.files import make_folder
 from tapo_core.ids import canonical_json, derive_seed, deterministic_id
 from tapo_core.locks import lock_run
@@ -39,9 +42,6 @@ S = TypeVar("S", UpdateConfig, SftConfig)
 
 #: What a run is for. One folder holds one run, and a run is of one flow.
 Flow = Literal["train", "zpd_filter", "cold_start"]
-
-#: Tokens that the probe samples of each of its sequences.
-_PROBE_TOKENS = 16
 
 
 def engine_versions() -> str:
@@ -79,6 +79,7 @@ class Session:
         limits = config.limits
         self._watchdog = Watchdog(self.folder, 60 * limits.no_progress_minutes, max(limits.pauses, default=0.0))
         self._halvings = 0
+        self._unstored_probes: list[Probe] = []
 
     @cached_property
     def chat(self) -> Chat:
@@ -261,28 +262,59 @@ class Session:
         """
         sampler = self._sampler
         if sampler.policy_version_id != version.policy_version_id:
-            settings = self.config.sampler
             policy = self.ref(version)
-            redacted = self.redacted
-            probed = [query for query_id, query in sorted(self.queries.items()) if query_id not in redacted]
+            requests, earlier = self._probe_requests(version), self._probes
+            tolerance = self.config.sampler.probe_tolerance
             self.release_store()
             self._sleep("_trainer")
             sampler.load_policy(policy)
-            requests = [
-                SampleRequest(
-                    self.prompt_of(query, _PROBE_TOKENS),
-                    self.seed(version.iteration, "probe", query.query_id),
-                    _PROBE_TOKENS,
-                    settings.temperature,
-                    top_p=1.0,
+            try:
+                made = prove(
+                    sampler,
+                    policy,
+                    requests,
+                    earlier,
+                    tolerance if isinstance(tolerance, float) else None,
+                    self.config.model.dtype,
+                    self._runtime.probe_device,
+                    shlex.join(["tapo", "resume", str(self.folder)]),
                 )
-                for query in probed[: settings.probe_sequences]
-            ]
-            probe(
-                sampler, policy, requests, settings.probe_tolerance, self.config.model.dtype, self._runtime.probe_device
-            )
+            except PolicyMismatchError:
+                sampler.close()  # or the next call would take it for an engine that was probed
+                raise
+            earlier += made
+            self._unstored_probes += made
         self.release_store()
         return sampler
+
+    @cached_property
+    def _probes(self) -> list[Probe]:
+        """All probes of the run, in order."""
+        return [from_json(tree) for commit in self._reader.commits() for tree in commit.manifest.get("probes", ())]
+
+    def _probe_requests(self, version: PolicyVersion) -> list[SampleRequest]:
+        """What a probe samples, enough for a calibration. Queries are taken several times where there are few.
+
+        Raises:
+            DataError: no query leaves room for an answer.
+        """
+        settings, redacted = self.config.sampler, self.redacted
+        count, tokens = CALIBRATION * settings.probe_sequences, min(TOKENS, settings.max_new_tokens)
+        prompts: list[tuple[str, list[int]]] = []
+        for query_id, query in sorted(self.queries.items()):
+            if query_id not in redacted and len(prompts) < count:
+                with contextlib.suppress(DataError):  # a query that is too long is no fault of the engine
+                    prompts.append((query_id, self.prompt_of(query, tokens)))
+        if not prompts:
+            raise DataError(
+                f"{self.folder}: no query is left that leaves room for an answer, and nothing can be sampled"
+            )
+        return [
+            SampleRequest(
+                prompt, self.seed(version.iteration, "probe", query_id, k), tokens, settings.temperature, top_p=1.0
+            )
+            for k, (query_id, prompt) in zip(range(count), itertools.cycle(prompts), strict=False)
+        ]
 
     def trainer_at(self, version: PolicyVersion) -> PolicyTrainer:
         """The trainer, holding a policy version with its optimizer state."""
@@ -325,7 +357,12 @@ class Session:
     def commit(
         self, stage: str, iteration: int, input_digest: str, manifest: dict[str, Any], records: Sequence[Record]
     ) -> StageCommit:
-        """Write all that a stage made, in one transaction (see `StoreWriter.commit_stage`); then to the lake, if there is one."""
+        """Write all that a stage made, in one transaction (see `StoreWriter.commit_stage`); then to the lake, if there is one.
+
+        The probes of the policies that were loaded for it are in its manifest.
+        """
+        if self._unstored_probes:
+            manifest = {**manifest, "probes": [dataclasses.asdict(probe) for probe in self._unstored_probes]}
         commit = self._writer.commit_stage(
             run_id=self.run_id,
             iteration=iteration,
@@ -335,6 +372,7 @@ class Session:
             manifest=manifest,
             records=records,
         )
+        self._unstored_probes = []
         self._add_to_lake()
         return commit
 

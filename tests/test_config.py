@@ -60,6 +60,8 @@ def test_overrides_are_toml_values_or_text(tmp_path: Path) -> None:
         ('[run]\nname = "a"\n[update]\ntrain_diagnosis = false', "needs update.train_prefix = false"),
         ('[run]\nname = "a"\n[zpd]\nlow = 0.9', "zpd.low is above zpd.high"),
         ('[run]\nname = "a"\n[cold_start]\nn_sft = 0\nn_ift = 0', "there would be no examples"),
+        ('[run]\nname = "a"\n[sampler]\nprobe_tolerance = "none"', "sampler.probe_tolerance: write a number of nats above 0, or"),
+        ('[run]\nname = "a"\n[sampler]\nprobe_tolerance = 0', "sampler.probe_tolerance: write a number of nats above 0, or"),
         ("[run", "not valid TOML"),
     ],
 )  # fmt: skip

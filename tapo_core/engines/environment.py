@@ -19,6 +19,15 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def device_name(kind: str) -> str:
+    """The model of this process's GPU ("cuda") or the instructions of its CPU ("cpu"): engines on devices of one name round
+    alike.
+    """
+    import torch
+
+    return torch.cuda.get_device_name() if kind == "cuda" else f"CPU {torch.backends.cpu.get_cpu_capability()}"
+
+
 def prepare_environment(vllm: bool = True) -> None:
     """Set the defaults. Call it before any engine is imported; calling it again changes nothing.
 

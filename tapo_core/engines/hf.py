@@ -8,8 +8,9 @@ import transformers
 import transformers.utils.logging
 
 from tapo_core.config import SamplerConfig
-from tapo_core.engines.environment import has_gpu
-from tapo_core.engines.protocols import PolicyRef, Sample, SampleRequest
+from tapo_core.engines.environment import device_name, has_gpu
+from tapo_core.engines.fingerprint import fingerprint
+from tapo_core.engines.protocols import HeldWeights, PolicyRef, Sample, SampleRequest
 from tapo_core.engines.stops import stops_of
 from tapo_core.engines.streaming import StreamingSampler
 from tapo_core.errors import UserError
@@ -153,6 +154,10 @@ class HfSampler(StreamingSampler):
             for t, lp, reason in zip(tokens, logprobs, finished, strict=True)
             if reason is not None
         ]
+
+    def weights(self) -> HeldWeights:
+        """The weights that the model holds."""
+        return HeldWeights(f"{fingerprint(self._model.parameters()):016x}", device_name(self._model.device.type))
 
     def sleep(self) -> None:
         """Drop the model: it is read again from the checkpoint."""

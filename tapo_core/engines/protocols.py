@@ -45,6 +45,14 @@ class Sample:
     finish_reason: FinishReason
 
 
+@dataclass(frozen=True, slots=True)
+class HeldWeights:
+    """What one engine holds, and where."""
+
+    fingerprint: str  #: of its weights, 16 hex digits (see `fingerprint`)
+    device: str  #: such as "NVIDIA H100 80GB HBM3", "2 x NVIDIA L4" or "CPU AVX512"
+
+
 class Sampler(Protocol):
     """Stage 1 and 4: samples from the policy it was last given."""
 
@@ -70,6 +78,9 @@ class Sampler(Protocol):
 
     def sample_on_each(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
         """The samples of every engine that works for this sampler, each of all requests: for the probe."""
+
+    def weights_on_each(self) -> list[HeldWeights]:
+        """The weights that every engine holds, in the order of `sample_on_each`: for the probe."""
 
     def sleep(self) -> None:
         """Give the device's memory back until the next `load_policy`."""

@@ -12,7 +12,8 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from tapo_core.config import SamplerConfig
 from tapo_core.engines.environment import prepare_environment
-from tapo_core.engines.protocols import PolicyRef, Sample, SampleRequest
+from tapo_core.engines.probe import CEILING, differences
+from tapo_core.engines.protocols import HeldWeights, PolicyRef, Sample, SampleRequest
 from tapo_core.engines.ray_cluster import RayCluster, beat_for
 from tapo_core.engines.streaming import make_sampler
 from tapo_core.engines.weight_transfer import PATIENCE, Member, TensorHeader, headers
@@ -58,6 +59,10 @@ class Replica:
         """See `StreamingSampler.stream`."""
         yield from self._sampler.stream(requests)
 
+    def weights(self) -> HeldWeights:
+        """See `StreamingSampler.weights`."""
+        return self._sampler.weights()
+
     def sample(self, requests: Sequence[SampleRequest]) -> list[Sample]:
         """See `StreamingSampler.sample`."""
         return self._sampler.sample(requests)
@@ -89,6 +94,7 @@ class RaySampler:
         self._replicas: list[Any] = []
         self._policy: PolicyRef | None = None
         self._policy_version_id: str | None = None
+        self._held: HeldWeights | None = None
         self._probed: tuple[Sequence[SampleRequest], list[Sample]] | None = None
         self._restarts_left = 0
         self._sender = sender
@@ -107,7 +113,7 @@ class RaySampler:
 
     def load_policy(self, policy: PolicyRef) -> None:
         """Give the checkpoint to every replica, starting those that are not there."""
-        self._policy_version_id = self._probed = None
+        self._policy_version_id = self._held = self._probed = None
         # The replicas' working directory is not ours.
         self._policy = policy = replace(policy, checkpoint=policy.checkpoint.absolute(), optimizer=None)
         self._restarts_left = self._cluster.config.restarts
@@ -227,6 +233,16 @@ class RaySampler:
         self._probed = requests, answers[0]
         return answers
 
+    def weights_on_each(self) -> list[HeldWeights]:
+        """What every replica holds; it is kept, to compare a restarted replica's with."""
+        try:
+            answers: list[HeldWeights] = ray.get([replica.weights.remote() for replica in self._replicas])
+        except BaseException as error:  # noqa: BLE001 - raised again, as what it is
+            self.close()
+            raise own_error(error) from None
+        self._held = answers[0]
+        return answers
+
     def _stream(
         self, requests: Sequence[SampleRequest], dealt: Sequence[Sequence[int]]
     ) -> Iterator[list[tuple[int, Sample]]]:
@@ -267,15 +283,22 @@ class RaySampler:
         """Put a new replica in place of one that died while sampling, shown to sample what the others do."""
         assert self._policy is not None
         self._take(self._policy, [self._restart(number, error), (self.name, self._policy.policy_version_id)])
+        replica = self._replicas[number]
+        if self._held is not None and ray.get(replica.weights.remote()).fingerprint != self._held.fingerprint:
+            raise PolicyMismatchError(
+                f"replica {number} of the sampler, started again, does not hold the weights of policy "
+                f"{self._policy.policy_version_id} that the other replicas hold; resume the run to start all of them again"
+            )
         if self._probed is None:
             return
         requests, expected = self._probed
-        found = ray.get(self._replicas[number].sample.remote(requests))
-        worst = max(_difference(a, b) for a, b in zip(found, expected, strict=True))
-        if not worst <= self._config.probe_tolerance:
+        mean = _difference(ray.get(replica.sample.remote(requests)), expected)
+        tolerance = self._config.probe_tolerance
+        most = tolerance if isinstance(tolerance, float) else CEILING[self._dtype]
+        if not mean <= most:
             raise PolicyMismatchError(
                 f"replica {number} of the sampler, started again, does not sample like the one that was probed: "
-                f"log-probabilities differ by {worst:.2e} nats (sampler.probe_tolerance = {self._config.probe_tolerance:.0e})"
+                f"log-probabilities differ by {mean:.2g} nats in the mean, and {most:.2g} is the most (sampler.probe_tolerance)"
             )
 
     def sleep(self) -> None:
@@ -286,7 +309,7 @@ class RaySampler:
 
     def close(self) -> None:
         """End the replicas."""
-        self._policy_version_id = self._probed = None
+        self._policy_version_id = self._held = self._probed = None
         if ray.is_initialized():
             for replica in self._replicas:
                 ray.kill(replica)
@@ -308,12 +331,16 @@ def deal(requests: Sequence[SampleRequest], n_replicas: int) -> list[list[int]]:
     return shares
 
 
-def _difference(found: Sample, expected: Sample) -> float:
-    """Largest difference of log-probabilities (nats) over the tokens that both have, before they part."""
-    pairs = zip(found.token_ids_T, expected.token_ids_T, strict=False)
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    both = zip(found.logprobs_T[:same], expected.logprobs_T[:same], strict=True)
-    return max((abs(a - b) for a, b in both), default=math.inf)
+def _difference(found: Sequence[Sample], expected: Sequence[Sample]) -> float:
+    """Mean |difference| of log-probabilities (nats) over the tokens that each two samples have in common, before they part."""
+    shared = []
+    for one, other in zip(found, expected, strict=True):
+        pairs = zip(one.token_ids_T, other.token_ids_T, strict=False)
+        n = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        shared.append((replace(one, logprobs_T=one.logprobs_T[:n]), other.logprobs_T[:n]))
+    if not any(logprobs for _, logprobs in shared):
+        return math.inf
+    return differences(*zip(*shared, strict=True)).mean
 
 
 def first_line(error: BaseException) -> str:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
 from tapo_core.config import SamplerConfig
-from tapo_core.engines.protocols import PolicyRef, Sample, SampleRequest
+from tapo_core.engines.protocols import HeldWeights, PolicyRef, Sample, SampleRequest
 
 
 class StreamingSampler(ABC):
@@ -26,6 +26,10 @@ class StreamingSampler(ABC):
         """Sample every request; yields those that have just been finished, each with its index."""
 
     @abstractmethod
+    def weights(self) -> HeldWeights:
+        """The weights that the engine holds."""
+
+    @abstractmethod
     def sleep(self) -> None:
         """Give back the device's memory until the next `load_policy`."""
 
@@ -45,6 +49,10 @@ class StreamingSampler(ABC):
     def sample_on_each(self, requests: Sequence[SampleRequest]) -> list[list[Sample]]:
         """The samples of every engine that works for this sampler: the one there is."""
         return [self.sample(requests)]
+
+    def weights_on_each(self) -> list[HeldWeights]:
+        """The weights of every engine that works for this sampler: of the one there is."""
+        return [self.weights()]
 
 
 def make_sampler(config: SamplerConfig, dtype: str, sleeps: bool, receives: bool = False) -> StreamingSampler:

@@ -2,7 +2,7 @@
 
 On CPU vLLM packs the weights of linear layers away when a model is built, so that `reload_weights` reports success and
 changes nothing: later log-probabilities match neither the old model nor the new. `_keep_weights_unpacked` makes it keep
-plain tensors instead. The probe (`engines.probe`) proves after every load that the engine holds what was published.
+plain tensors instead. The probe (`engines.probe`) checks after every load that the engine holds what was published.
 """
 
 import importlib.metadata
@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tapo_core.config import SamplerConfig
-from tapo_core.engines.environment import has_gpu, prepare_environment
+from tapo_core.engines.environment import device_name, has_gpu, prepare_environment
+from tapo_core.engines.fingerprint import fingerprint
 from tapo_core.engines.hf import stop_tokens_of
 from tapo_core.engines.logs import logging_in_new_processes
-from tapo_core.engines.protocols import PolicyRef, Sample, SampleRequest
+from tapo_core.engines.protocols import HeldWeights, PolicyRef, Sample, SampleRequest
 from tapo_core.engines.streaming import StreamingSampler
 from tapo_core.engines.weight_transfer import Member, Receiver, TensorHeader
 from tapo_core.errors import TransientError
@@ -24,6 +25,7 @@ from tapo_core.heartbeat import beat
 from tapo_core.records import FinishReason
 
 if TYPE_CHECKING:
+    import torch
     from vllm import LLM
 
 
@@ -45,6 +47,24 @@ def _vllm_version() -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     return "vllm (version unknown)"
+
+
+def _fingerprint(worker: Any) -> int:
+    """The fingerprint of a worker's part of the model."""
+    return fingerprint(_tensors(worker.model_runner.get_model()))
+
+
+def _tensors(model: Any) -> "Iterator[torch.Tensor]":
+    """A model's weights as checkpoints mostly have them: what vLLM has joined (queries, keys and values; gate and up) apart, and
+    what two layers share once.
+    """
+    seen = set()
+    for layer in model.modules():
+        joined = getattr(layer, "output_partition_sizes", [])
+        for weight in layer.parameters(recurse=False):
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                yield from weight.split(joined) if weight.shape[:1] == (sum(joined),) else [weight]
 
 
 def _drop_cache(worker: Any) -> None:
@@ -120,6 +140,13 @@ class VllmSampler(StreamingSampler):
         self._running().reset_prefix_cache()
         self._policy_version_id = policy_version_id
 
+    def weights(self) -> HeldWeights:
+        """The weights that the engine holds; of several workers, each one's part for itself."""
+        parts = self._running().collective_rpc(_fingerprint)
+        device = device_name("cuda" if has_gpu() else "cpu")
+        workers = "" if len(parts) == 1 else f"{len(parts)} x "
+        return HeldWeights(f"{sum(parts) % 2**64:016x}", workers + device)
+
     def _reload(self, method: str, **arguments: Any) -> None:
         """Have every worker take new weights; one that could not has a whole model all the same, of no policy."""
         try:
@@ -130,7 +157,7 @@ class VllmSampler(StreamingSampler):
 
     def _running(self) -> "LLM":
         if self._engine is None:
-            raise RuntimeError("load_policy comes before weights are received")
+            raise RuntimeError("load_policy comes first")
         return self._engine
 
     def _start(self, model: str) -> "LLM":

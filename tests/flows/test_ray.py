@@ -13,6 +13,7 @@ import psutil
 import pytest
 import ray
 import torch
+from ray.exceptions import RayActorError
 
 from tapo_core.config import SamplerConfig, SftConfig, TokenWeightConfig
 from tapo_core.config_cluster import ClusterConfig
@@ -26,7 +27,7 @@ from tapo_core.engines.ray_cluster import RayCluster
 from tapo_core.engines.ray_sampler import RaySampler, deal
 from tapo_core.engines.ray_trainer import RayFineTuner, RayTrainer
 from tapo_core.engines.vllm_sampler import VllmSampler
-from tapo_core.errors import TransientError, UserError
+from tapo_core.errors import PolicyMismatchError, TransientError, UserError
 from tapo_core.ids import tree_digest
 from tapo_core.progress import reporting
 from tests.flows.conftest import StopAt
@@ -68,6 +69,8 @@ def test_replicas_sample_what_one_engine_does_and_one_may_die(cluster: RayCluste
     assert sampler.policy_version_id == "p"
     first, second = sampler.sample_on_each(requests[:2])
     assert first == second
+    held, other = sampler.weights_on_each()
+    assert held == other
     told: list[int] = []
     samples = sampler.sample(requests, told.append)
     assert [s.token_ids_T for s in samples] == [s.token_ids_T for s in expected]
@@ -94,6 +97,10 @@ def test_replicas_sample_what_one_engine_does_and_one_may_die(cluster: RayCluste
     assert len(listener.notes) == 1
     assert "replica 0 of the sampler died and is started again" in listener.notes[0]
     assert victim not in sampler.process_ids
+    # A restarted replica that held other weights would not be let in.
+    sampler._held = replace(held, fingerprint="0" * 16)
+    with pytest.raises(PolicyMismatchError, match=r"replica 1 .* started again, does not hold the weights of policy p"):
+        sampler._replace(1, RayActorError())
     sampler.close()
 
 

@@ -98,7 +98,15 @@ def test_an_iteration_end_to_end_and_the_same_again(configure: Configure) -> Non
     assert {w.subject_id for w in weighted} == {c.correction_id for c in parsed}
     assert all(0.01 - 1e-6 <= weight <= 10.0 + 1e-5 for w in weighted for weight in w.weights_T)
 
-    # The trainer moved the policy, and what vLLM sampled from is what was published.
+    # The trainer moved the policy, and what vLLM sampled from is what was published: each policy was probed as it was loaded.
+    probes = query(folder, "FROM probe ORDER BY iteration, stage = 'evaluate'").to_dict("records")
+    assert [(row["iteration"], row["stage"], row["calibration"]) for row in probes] == [
+        (0, "evaluate", True), (2, "sample", False), (2, "evaluate", False),
+    ]  # fmt: skip
+    loaded = [v.policy_version_id for v in sorted(versions.values(), key=lambda v: v.iteration)]
+    assert [str(row["policy_version_id"]) for row in probes] == loaded
+    assert all(row["same_weights"] and 0.0 < row["mean_abs"] <= row["bound"] for row in probes)
+    assert probes[0]["n_tokens"] > 2 * probes[1]["n_tokens"] > 100
     assert len({v.checkpoint_digest for v in versions.values()}) == 3
     metrics = {(m.iteration, m.name): m.value for m in load(folder, UpdateMetric)}
     assert metrics[1, "grad_norm"] > 0.0
@@ -206,6 +214,11 @@ def test_an_interrupted_run_goes_on_where_it_stopped_bit_for_bit(configure: Conf
     assert trajectories(broken) == trajectories(whole)
     weights = [config.run_folder / "policies/000002/hf/model.safetensors" for config in (whole, broken)]
     assert file_sha256(weights[0]) == file_sha256(weights[1])
+
+    calibrated = [
+        query(c.run_folder, "SELECT stage FROM probe WHERE calibration").stage.to_list() for c in (whole, broken)
+    ]
+    assert calibrated == [["evaluate"], ["evaluate"]], "a resumed run knows the noise that it measured when it began"
 
     finished = StopAt(-1, "never")
     with reporting(finished):

@@ -79,8 +79,8 @@ def test_snapshot_and_database_answer_alike(run_folder: Path) -> None:
         sql = "SELECT view_name FROM duckdb_views() WHERE NOT internal UNION SELECT table_name FROM duckdb_tables()"
         names = {name for (name,) in one.execute(sql).fetchall()} - {"schema_migration"}
         assert {"rollout", "stage_commit", "why_in_batch", "training_curves"} < names
-        # The small run has one method of error location, no settings, no cold start, no duplicates, no redaction, no origin
-        # and no turn.
+        # The small run has one method of error location, no settings, no cold start, no duplicates, no redaction, no origin,
+        # no turn and no probe.
         without_rows = {
             *(
                 "location_agreement",
@@ -90,6 +90,7 @@ def test_snapshot_and_database_answer_alike(run_folder: Path) -> None:
                 "redaction",
                 "origin",
                 "turn",
+                "probe",
             )
         }
         for name in names:
