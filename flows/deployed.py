@@ -29,6 +29,8 @@ from tapo_core.locks import lock_run
 from tapo_core.processes import WORKER_LOG
 from tapo_core.progress import reporting
 from tapo_core.records import PolicyVersion
+from tapo_core.resume import resumable
+from tapo_core.revisions import stored_history
 from tapo_core.store import load
 from tasks.options import StageResult
 from tasks.progress import ArtifactReporter
@@ -40,6 +42,7 @@ MOST = 100_000  #: iterations that a form takes; more is a slip of the keyboard
 #: Name in the form -> file.
 PRESETS = {path.stem.replace("_", "-"): path for path in sorted(CONFIGS.glob("*.toml"))}
 _COLD_STARTS = [name for name in PRESETS if name.endswith("-cold-start")]
+_USUAL = "nano-tapo"  #: the preset of a form that nobody touched
 _TRAININGS = [name for name in PRESETS if name not in _COLD_STARTS]
 
 
@@ -75,7 +78,8 @@ Name = Annotated[
     str | None,
     _form(
         "Run name",
-        "A new name begins a run, an old one goes on with it. Empty: the preset's name.",
+        "A new name begins a run, an old one goes on with it: with its own settings where Preset, Seed and Overrides are left as "
+        "they are. Empty: the preset's name.",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
     ),
     _PLAIN,
@@ -127,6 +131,22 @@ def _configuration(preset: str, name: str | None, seed: int | None, overrides: l
     return load_config(PRESETS[preset], [*overrides, *fields, *more])
 
 
+def _training(
+    preset: str, name: str | None, seed: int | None, overrides: list[str], iterations: int | None = None
+) -> TapoConfig:
+    """The configuration of a training run: a run that exists is named by its name alone.
+
+    Raises:
+        UserError: see `_configuration` and `resumable`.
+    """
+    more = [] if iterations is None else [f"run.iterations={iterations}"]
+    config = _configuration(preset, name, seed, overrides, *more)
+    as_it_is = name is not None and preset == _USUAL and seed is None and not overrides
+    if as_it_is and stored_history(config.run_folder) is not None:
+        config, _ = resumable(config.run_folder, iterations)
+    return config
+
+
 def _outlive_worker() -> None:
     """Print straight into the worker's log, if `tapo up` started the worker: what it gives to its child is a pipe, and whoever
     prints into it when the worker is dead is ended by Prefect's console (SystemExit on a broken pipe).
@@ -173,7 +193,7 @@ def fix_target(run_folder: str, more: int) -> int:
 
 @flow(name="train-run", flow_run_name=_run_name)
 def train_run(
-    preset: TrainingPreset = "nano-tapo",
+    preset: TrainingPreset = _USUAL,
     name: Name = None,
     iterations: Iterations = None,
     more: More = None,
@@ -183,12 +203,10 @@ def train_run(
     """Train a policy, or go on with a run. Retry a failed or crashed flow run: it goes on at the first stage that is missing."""
     if iterations is not None and more is not None:
         raise ConfigError("Iterations and More iterations: give one of them, not both")
-    config = _configuration(preset, name, seed, overrides)
+    config = _training(preset, name, seed, overrides, iterations)
     with _operated(config):
         if more is not None:
-            iterations = fix_target(str(config.run_folder), more)
-        if iterations is not None:
-            config = _configuration(preset, name, seed, overrides, f"run.iterations={iterations}")
+            config = _training(preset, name, seed, overrides, fix_target(str(config.run_folder), more))
         return train.fn(config)
 
 

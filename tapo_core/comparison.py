@@ -70,9 +70,23 @@ def shared_problems(first: PolicyAt, second: PolicyAt, dataset: str) -> list[Pro
 
 
 #: What `settings` asks.
-SETTINGS_TABLES = ("run", "config", "policy_version", "query", "config_value")
+SETTINGS_TABLES = ("run", "config", "config_change", "policy_version", "query")
 _SETTINGS = """
-SELECT key, value FROM config_value
+WITH made_with AS (
+    SELECT 0 AS number, 0 AS first_iteration, config_json FROM run JOIN config ON config.config_digest = run.config_digest
+    UNION ALL SELECT number, first_iteration, config_json FROM config_change
+),
+known AS (
+    SELECT number, first_iteration, substr(entry.fullkey, 3) AS key, CAST(entry.atom AS VARCHAR) AS value
+    FROM made_with, json_tree(CAST(config_json AS JSON)) AS entry
+    WHERE entry.atom IS NOT NULL
+),
+told AS (
+    SELECT *, lag(value) OVER (PARTITION BY key ORDER BY number) AS before FROM known
+)
+SELECT key, string_agg(if(number = 0, value, concat('from iteration ', first_iteration, ': ', value)), '; '
+    ORDER BY number) AS value
+FROM told WHERE before IS DISTINCT FROM value GROUP BY key
 UNION ALL SELECT 'run.seed', CAST(seed AS VARCHAR) FROM run
 UNION ALL SELECT 'tapo', tapo_version FROM run
 UNION ALL SELECT 'engines', engine_versions FROM run
@@ -85,7 +99,7 @@ FROM query GROUP BY split
 
 
 def settings(connection: Connection) -> "pandas.Series[str]":
-    """What a run was made with, by key, on a snapshot of its `SETTINGS_TABLES`."""
+    """What a run was made with, by key, on a snapshot of its `SETTINGS_TABLES`. A later value comes with its first iteration."""
     return ask(connection, _SETTINGS, limit_seconds=30.0, max_rows=100_000).set_index("key")["value"]
 
 
@@ -114,13 +128,19 @@ def evaluated_samples(
 ) -> dict[str, tuple[Query, list[tuple[Rollout, Verification]]]]:
     """The problems that a policy version was evaluated on, named by their content, with their samples and the verdicts on these.
 
-    Samples with an unknown verdict are left out, and so are problems without any other.
+    Of several evaluations the newest counts. Samples with an unknown verdict are left out, and so are problems without any other.
     """
     queries = {query.query_id: query for query in reader.load(Query, split=dataset)}
     verdicts = reader.load(Verification, iteration=iteration, subject_kind=SubjectKind.ROLLOUT, again=None)
     known = {verdict.subject_id: verdict for verdict in verdicts if verdict.reward is not None}
     found: dict[str, tuple[Query, list[tuple[Rollout, Verification]]]] = {}
-    for rollout in reader.load(Rollout, iteration=iteration, kind=RolloutKind.EVALUATION):
+    evaluated = [
+        r for r in reader.load(Rollout, iteration=iteration, kind=RolloutKind.EVALUATION) if r.query_id in queries
+    ]
+    newest = max((rollout.again or 1 for rollout in evaluated), default=1)
+    for rollout in evaluated:
+        if (rollout.again or 1) < newest:
+            continue
         query, verdict = queries.get(rollout.query_id), known.get(rollout.rollout_id)
         if query is not None and verdict is not None:
             found.setdefault(query.content_sha256, (query, []))[1].append((rollout, verdict))

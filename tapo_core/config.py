@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tapo_core.config_cluster import ClusterConfig
 from tapo_core.config_operations import LimitsConfig, StoreConfig, TrackingConfig
-from tapo_core.config_section import PositiveInt, Probability, Section
+from tapo_core.config_section import NAMES, OPERATES, PositiveInt, Probability, Section, fixed, purposes
 from tapo_core.config_update import OffPolicyConfig, UpdateConfig
 from tapo_core.config_verifier import VerifierConfig
 from tapo_core.ids import digest
@@ -23,17 +23,20 @@ from tapo_core.prompts import SHORT
 
 NANO = "nano"  #: in place of a path: the built-in model or data, made from the [nano] section
 
+_READ = fixed("the run's queries were read with it and are in its store")
+_PREPARES = fixed("it is for the flow that prepares a run, and no stage of training reads it")
+
 
 class RunConfig(Section):
-    """What the run is called and how far it goes. Not part of the config digest, except the seed."""
+    """What the run is called and how far it goes."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"), NAMES]
     """Name of the run; its folder is <output_dir>/<name>."""
-    output_dir: Path = Path("runs")
+    output_dir: Annotated[Path, NAMES] = Path("runs")
     """Folder that holds the runs. Relative to the working directory."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31), fixed("every draw of the run was derived from it")] = 0
     """Every random draw of the run is derived from it."""
-    iterations: PositiveInt = 30
+    iterations: Annotated[PositiveInt, OPERATES] = 30
     """Train until this many iterations are done; raise it to train a finished run further."""
 
 
@@ -82,22 +85,22 @@ class DataConfig(Section):
     """Where queries come from (docs/data.md): a file of JSON lines, a Parquet file, a folder that `datasets` can read, or
     hf:owner/name on the Hugging Face Hub."""
 
-    train: str = NANO
+    train: Annotated[str, _READ] = NANO
     """A path, path:split, hf:owner/name, hf:owner/name:split, hf:owner/name/config:split; or "nano"."""
-    held_out: str = NANO
+    held_out: Annotated[str, _READ] = NANO
     """Like train."""
-    columns: ColumnsConfig = ColumnsConfig()
+    columns: Annotated[ColumnsConfig, _READ] = ColumnsConfig()
     """Of train and, unless it has its own, of held_out; not applied to "nano"."""
-    held_out_columns: ColumnsConfig | None = None
+    held_out_columns: Annotated[ColumnsConfig | None, _READ] = None
     """Of held_out, where its columns are called otherwise: a table with the keys of data.columns."""
-    skip_bad_rows: bool = False
+    skip_bad_rows: Annotated[bool, _READ] = False
     """Whether bad rows of train and held_out are left out and counted; a row whose prompt is too long is one. false: bad rows
     stop the run before it begins. A benchmark is read whole or not at all."""
-    decontaminate: Literal["report", "drop", "off"] = "report"
+    decontaminate: Annotated[Literal["report", "drop", "off"], _READ] = "report"
     """What becomes of training queries that are duplicates of held-out queries or benchmark problems: stored in table
     query_overlap (report), and left out of the run (drop); off = not looked for."""
     queries_per_iteration: PositiveInt = 48
-    instruction: str = ""
+    instruction: Annotated[str, _READ] = ""
     """Put after every query, on a line of its own; for example: Put the final answer within \\boxed{}."""
 
 
@@ -112,16 +115,16 @@ class SamplerConfig(Section):
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     max_new_tokens: PositiveInt = 128
     max_model_len: PositiveInt = 1024
-    kv_cache_gib: Annotated[float, Field(gt=0.0)] = 1.0
+    kv_cache_gib: Annotated[float, Field(gt=0.0), OPERATES] = 1.0
     """CPU only: memory of vLLM's key-value cache, GiB."""
-    gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0), OPERATES] = 0.5
     """GPU only: share of the device's memory that vLLM may take beside the trainer."""
-    tensor_parallel_size: PositiveInt = 1
-    max_num_seqs: PositiveInt = 512
-    probe_sequences: PositiveInt = 8
+    tensor_parallel_size: Annotated[PositiveInt, OPERATES] = 1
+    max_num_seqs: Annotated[PositiveInt, OPERATES] = 512
+    probe_sequences: Annotated[PositiveInt, OPERATES] = 8
     """Sequences whose sampled log-probabilities (of 32 tokens each) are recomputed with transformers from the published
     checkpoint whenever the engine takes new weights; four times as many the first time."""
-    probe_tolerance: float | Literal["measured"] = "measured"
+    probe_tolerance: Annotated[float | Literal["measured"], OPERATES] = "measured"
     """Largest mean absolute difference of these log-probabilities (nats) that is accepted; a larger one stops the run.
     "measured": the bound follows from what was measured when the run began (docs/operate.md)."""
 
@@ -297,7 +300,7 @@ class SftConfig(Section):
     """Passes over the examples, each in an order of its own."""
     batch_size: PositiveInt = 64
     """Examples in one optimizer step; the last of an epoch may have fewer."""
-    micro_batch_tokens: PositiveInt = 16384
+    micro_batch_tokens: Annotated[PositiveInt, OPERATES] = 16384
     """Padded tokens in one forward and backward pass. It does not change the gradient."""
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
 
@@ -305,10 +308,10 @@ class SftConfig(Section):
 class TapoConfig(Section):
     """Everything about one training run."""
 
-    method: Literal["tapo", "grpo"] = "tapo"
+    method: Annotated[Literal["tapo", "grpo"], fixed("the run is stored and compared as a run of this method")] = "tapo"
     """grpo is the same flow with constructions off."""
     run: RunConfig
-    model: ModelConfig = ModelConfig()
+    model: Annotated[ModelConfig, fixed("the run's policies and prompts were made from it")] = ModelConfig()
     data: DataConfig = DataConfig()
     sampler: SamplerConfig = SamplerConfig()
     locate_error: LocateErrorConfig = LocateErrorConfig()
@@ -319,15 +322,15 @@ class TapoConfig(Section):
     verifier: VerifierConfig = VerifierConfig()
     update: UpdateConfig = UpdateConfig()
     off_policy: OffPolicyConfig = OffPolicyConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    tracking: TrackingConfig = TrackingConfig()
-    store: StoreConfig = StoreConfig()
-    limits: LimitsConfig = LimitsConfig()
-    cluster: ClusterConfig = ClusterConfig()
-    zpd: ZpdConfig = ZpdConfig()
-    cold_start: ColdStartConfig = ColdStartConfig()
-    sft: SftConfig = SftConfig()
-    nano: NanoConfig = NanoConfig()
+    evaluation: Annotated[EvaluationConfig, OPERATES] = EvaluationConfig()
+    tracking: Annotated[TrackingConfig, OPERATES] = TrackingConfig()
+    store: Annotated[StoreConfig, OPERATES] = StoreConfig()
+    limits: Annotated[LimitsConfig, OPERATES] = LimitsConfig()
+    cluster: Annotated[ClusterConfig, OPERATES] = ClusterConfig()
+    zpd: Annotated[ZpdConfig, _PREPARES] = ZpdConfig()
+    cold_start: Annotated[ColdStartConfig, _PREPARES] = ColdStartConfig()
+    sft: Annotated[SftConfig, _PREPARES] = SftConfig()
+    nano: Annotated[NanoConfig, fixed("the built-in model and problems were made from it")] = NanoConfig()
 
     @model_validator(mode="after")
     def _combinations(self) -> "TapoConfig":
@@ -364,16 +367,31 @@ class TapoConfig(Section):
         return self
 
     @property
+    def by_key(self) -> dict[str, Any]:
+        """The value of every key, as plain JSON. Example: ``{"method": "tapo", "run.name": "a", ...}``."""
+        return key_values(self.model_dump(mode="json"))
+
+    @property
     def digest(self) -> str:
-        """Hex SHA-256 of all that shapes the trajectories: not the run's name, folder and length, nor what only operates it."""
-        excluded: dict[str, Any] = {"run": {"name", "output_dir", "iterations"}}
-        return digest(
-            self.model_dump(
-                mode="json", exclude=excluded | dict.fromkeys(("tracking", "store", "limits", "cluster"), True)
-            )
-        )
+        """Hex SHA-256 of the keys that shape the trajectories (see `config_section`)."""
+        return digest({key: value for key, value in self.by_key.items() if PURPOSES[key].kind.in_digest})
 
     @property
     def run_folder(self) -> Path:
         """The folder that holds all of the run."""
         return self.run.output_dir / self.run.name
+
+
+#: What each key is for.
+PURPOSES = dict(purposes(TapoConfig))
+
+
+def key_values(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of every key of a configuration that is a plain tree."""
+    found = {}
+    for key in PURPOSES:
+        value: Any = tree
+        for part in key.split("."):
+            value = value[part]
+        found[key] = value
+    return found

@@ -8,7 +8,7 @@ from tapo_core.config_section import PositiveInt, Section
 
 
 class ClusterConfig(Section):
-    """Where sampler and trainer run (docs/scale.md). Not part of the config digest: a run may go on elsewhere."""
+    """Where sampler and trainer run (docs/scale.md). A run may be resumed with other values, on other machines."""
 
     runtime: Literal["local", "ray"] = "local"
     """local: one sampler and one trainer in the run's own process. ray: as many of each as the keys below say, in processes of

@@ -114,16 +114,16 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, Mapping) and value:
             leaves += _leaves(value, f"{key}.")
         else:
-            leaves.append((key, _value(value)))
+            leaves.append((key, toml_value(value)))
     return leaves
 
 
-def _value(value: Any) -> str:
+def toml_value(value: Any) -> str:
     """A value in one line of TOML: JSON, but for tables and characters beyond 16 bits."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key} = {text}" for key, text in _leaves(value)) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_value, value)) + "]"
+        return "[" + ", ".join(map(toml_value, value)) + "]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

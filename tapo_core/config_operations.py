@@ -1,5 +1,5 @@
-"""The sections of the configuration that say how a run is operated. They are not part of the config digest: with others, it is
-the same run.
+"""The sections of the configuration that only operate a run. They are not part of the config digest: with other values it is the
+same run.
 """
 
 from typing import Annotated, Literal
@@ -24,7 +24,7 @@ Stage = Literal[
 
 
 class TrackingConfig(Section):
-    """Curves for other tools. The store has them all (view training_curves); not part of the config digest."""
+    """Curves for other tools. The store has them all (view training_curves)."""
 
     tensorboard: bool = False
     """Write each iteration's curves and evaluations as TensorBoard events into <run>/tensorboard. Needs the package
@@ -32,7 +32,7 @@ class TrackingConfig(Section):
 
 
 class StoreConfig(Section):
-    """Where else the rows go. Not part of the config digest."""
+    """Where else the rows go."""
 
     lake: str | None = None
     """Catalog of the lake that gets every commit as well (docs/store.md), for example "postgres:dbname=tapo host=127.0.0.1";
@@ -48,7 +48,7 @@ class StoreConfig(Section):
 
 
 class LimitsConfig(Section):
-    """How often a stage is tried, and how long it may take (docs/operate.md). Not part of the config digest."""
+    """How often a stage is tried, and how long it may take (docs/operate.md)."""
 
     retries: Annotated[int, Field(ge=0, le=20)] = 3
     """Times that a stage is tried again after an error that may pass: an engine died, a file was locked, disk or memory did not

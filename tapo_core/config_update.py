@@ -4,7 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from tapo_core.config_section import PositiveInt, Probability, Section
+from tapo_core.config_section import OPERATES, PositiveInt, Probability, Section, fixed
+
+_ADAPTERS = fixed("the optimizer's state is of the adapters as they are")
 
 
 class UpdateConfig(Section):
@@ -37,26 +39,26 @@ class UpdateConfig(Section):
     epochs: PositiveInt = 1
     minibatches: PositiveInt = 1
     """Optimizer steps per epoch; trajectories are dealt to them by a seeded shuffle."""
-    micro_batch_tokens: PositiveInt = 16384
+    micro_batch_tokens: Annotated[PositiveInt, OPERATES] = 16384
     """Padded tokens in one forward and backward pass."""
-    score_chunk_tokens: PositiveInt = 1024
+    score_chunk_tokens: Annotated[PositiveInt, OPERATES] = 1024
     """Tokens whose logits (4 bytes x vocabulary each) exist at one time; does not change the gradient."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, OPERATES] = False
     """Whether each layer's activations are computed again in the backward pass instead of being kept; does not change the
     gradient."""
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
     adam_betas: tuple[Probability, Probability] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    offload: Literal["none", "optimizer"] = "none"
+    zero_stage: Annotated[Literal[0, 1, 2, 3], OPERATES] = 0
+    offload: Annotated[Literal["none", "optimizer"], OPERATES] = "none"
     """optimizer: Adam's state is held and stepped in main memory; needs zero_stage 1, 2 or 3."""
-    lora_rank: Annotated[int, Field(ge=0)] = 0
+    lora_rank: Annotated[int, Field(ge=0), _ADAPTERS] = 0
     """Above 0, only low-rank adapters (LoRA) of this rank are trained, and hf/ has the weights with them merged in."""
-    lora_alpha: Annotated[float, Field(gt=0.0)] = 32.0
+    lora_alpha: Annotated[float, Field(gt=0.0), _ADAPTERS] = 32.0
     """The adapters' product is scaled by lora_alpha / lora_rank."""
-    lora_targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    lora_targets: Annotated[Literal["all-linear"] | tuple[str, ...], _ADAPTERS] = "all-linear"
     """Names of the linear layers that get adapters, such as ["q_proj", "v_proj"]; all-linear: each but the output layer."""
-    keep_optimizer_states: PositiveInt = 2
+    keep_optimizer_states: Annotated[PositiveInt, OPERATES] = 2
     """DeepSpeed checkpoints kept, newest first. Weights of every policy version are kept."""
 
     @property
@@ -89,8 +91,8 @@ class OffPolicyConfig(Section):
     rollout whose geometric mean of w is outside. Constructed trajectories were not sampled under their prompt: w = 1."""
     low: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     high: Annotated[float, Field(ge=1.0)] = 5.0
-    alarm_mean: Annotated[float, Field(gt=0.0)] = 0.05
+    alarm_mean: Annotated[float, Field(gt=0.0), OPERATES] = 0.05
     """Mean absolute difference of log-probabilities (nats a token of original rollouts) above which an update says so in the log
     and the iteration's report. float32 is near 1e-6."""
-    alarm_ess: Probability = 0.9
+    alarm_ess: Annotated[Probability, OPERATES] = 0.9
     """The same for an effective sample size of the tokens, as a share of their number, below this. 1 = no difference."""

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 
 from rapidfuzz import fuzz
 
-from tapo_core.records import OverlapKind, Query
+from tapo_core.ids import deterministic_id
+from tapo_core.records import OverlapKind, Query, QueryOverlap
 from tapo_core.verification.reading import exact_value
 
 #: Least similarity of a near duplicate, 0-100.
@@ -181,3 +182,20 @@ def find_repeats(queries: Sequence[Query], instruction: str = "") -> list[Overla
         repeats += index.duplicates_of(problem)[:1]
         index.add(problem)
     return repeats
+
+
+def overlap_row(overlap: Overlap, dropped: bool) -> QueryOverlap:
+    """A pair as it is stored. `dropped`: the query is not in the run."""
+    query, other = overlap.query, overlap.other
+    return QueryOverlap(
+        overlap_id=deterministic_id("query_overlap", query=query.query_id, other=other.query_id),
+        run_id=query.run_id,
+        query_id=None if dropped else query.query_id,
+        source=query.source,
+        text=query.text,
+        other_query_id=other.query_id,
+        other_split=other.split,
+        kind=overlap.kind,
+        similarity=overlap.similarity,
+        dropped=dropped,
+    )

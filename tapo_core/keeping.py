@@ -35,7 +35,7 @@ def spare_checkpoints(run_folder: Path, keep: int) -> list[Path]:
         UserError: no run in the folder.
     """
     found = load(run_folder, Evaluation, dataset="held_out", metric="pass@1")
-    scores = {row.policy_version_id: row.value for row in found}
+    scores = {row.policy_version_id: row.value for row in sorted(found, key=lambda row: row.again or 1)}
     versions = spare_versions(load(run_folder, PolicyVersion), scores, keep)
     folders = [run_folder / version.checkpoint_path for version in versions]
     return [folder for folder in folders if folder.is_dir()]

@@ -37,7 +37,7 @@ def find_origin(checkpoint: Path, version: PolicyVersion) -> Origin | None:
             parent_folder=str(folder),
             parent_iteration=made.iteration,
             parent_policy_version_id=made.policy_version_id,
-            parent_config_digest=run.config_digest,
+            parent_config_digest=commit.config_digest,
             parent_chain_digest=commit.chain_digest,
         )
     return None

@@ -8,7 +8,9 @@ from tapo_core.store import load, query
 
 def held_out_pass_at_1(run_folder: Path) -> list[Evaluation]:
     """pass@1 on the held-out queries of every policy version that was evaluated, by iteration."""
-    return sorted(load(run_folder, Evaluation, dataset="held_out", metric="pass@1"), key=lambda e: e.iteration)
+    found = load(run_folder, Evaluation, dataset="held_out", metric="pass@1")
+    newest = {e.iteration: e for e in sorted(found, key=lambda e: (e.iteration, e.again or 1))}
+    return list(newest.values())
 
 
 def learning_curve(run_folder: Path, picture: Path) -> Path:

@@ -84,6 +84,13 @@ class ColdStartKind(StrEnum):
     IFT = "ift"  #: the construction prompt, and a construction that parsed and verified as correct
 
 
+class ChangeKind(StrEnum):
+    """What a change of a run's configuration does."""
+
+    REVISION = "revision"  #: a key that shapes trajectories has another value, from an iteration on
+    OPERATION = "operation"  #: only keys that operate the run have other values
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One training run."""
@@ -117,6 +124,25 @@ class Turn:
     end_named_by: str  #: "chat_template", "tokenizer", "generation_config" or "config"
     found_in: str  #: JSON object: each of these four -> ids of the stop tokens that it names
     template_clock: str  #: the time that the chat template sees: local, ISO 8601 without an offset
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigChange:
+    """A later configuration of a run. The one that it began with, revision 1, is in `Run` and `Config`."""
+
+    change_id: str
+    run_id: str
+    number: int  #: 1, 2, ... over all changes of the run
+    kind: ChangeKind
+    revision: int  #: that is made, or that was in force: 2 is the first that is made
+    first_iteration: int  #: the first iteration that it applies to
+    after_commit: int  #: seq of the commit that it came after
+    config_digest: str  #: of the keys that shape trajectories
+    config_json: str  #: canonical JSON of every key, defaults included
+    changes: str  #: JSON list of objects with key, old and new
+    reason: str | None
+    made_by: str  #: user and host
+    created_at: str  #: ISO 8601 with an offset; read back in UTC
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +219,9 @@ class Rollout:
     max_new_tokens: int
     engine: str
     content_sha256: str
+    again: int | None = (
+        None  #: 2, 3, ...: of which further evaluation of its policy version; None: of the first, or of none
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,6 +389,8 @@ class Evaluation:
     interval_method: str
     n_queries: int
     n_samples: int  #: rollouts for each query
+    temperature: float | None = None  #: of these; None in rows of older versions
+    again: int | None = None  #: 2, 3, ...: of which further evaluation of the policy version; None: of the first
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from tapo_core.assets import Assets
-from tapo_core.config_file import parse_config
 from tapo_core.differences import Difference, differences_between, first_token_difference
 from tapo_core.engines.protocols import HeldWeights, PolicyRef, Sample, Sampler, SampleRequest, TokenScores
 from tapo_core.errors import UserError
@@ -26,7 +25,6 @@ from tapo_core.ids import derive_seed, digest
 from tapo_core.records import (
     Advantage,
     ColdStartExample,
-    Config,
     Correction,
     ErrorLocation,
     Evaluation,
@@ -36,17 +34,18 @@ from tapo_core.records import (
     Rollout,
     RolloutKind,
     RolloutTokens,
-    Run,
     SelectionDecision,
     TokenRole,
     TokenWeight,
     Verification,
 )
+from tapo_core.revisions import read_history
 from tapo_core.session import R, Session
 from tapo_core.stages.build_cold_start_data import STAGE as CHOICE
 from tapo_core.stages.build_cold_start_data import build_cold_start_data
+from tapo_core.stages.changes import BENCHMARKS, OPERATION, REVISION
 from tapo_core.stages.diagnose_and_correct import diagnose_and_correct
-from tapo_core.stages.evaluate import evaluate
+from tapo_core.stages.evaluate import again_of, evaluate_as, is_evaluation
 from tapo_core.stages.filter_by_difficulty import filter_by_difficulty
 from tapo_core.stages.locate_error import locate_error
 from tapo_core.stages.sample import sample
@@ -57,7 +56,6 @@ from tapo_core.stages.zpd_filter import zpd_filter
 from tapo_core.store import Record, StageCommit, StoreReader
 from tapo_core.store.commits import check_chain
 from tapo_core.store.tables import TABLES
-from tapo_core.verification.registry import make_verifier
 
 #: What replay makes again.
 _REPLAYED = (
@@ -129,21 +127,26 @@ class _ReplaySession(Session):
 
     def __init__(self, run_folder: Path) -> None:
         snapshot = StoreReader(run_folder)
-        config = parse_config(json.loads(snapshot.load(Config)[0].config_json), str(run_folder))
+        history = read_history(snapshot, run_folder)
+        if history is None:
+            raise UserError(f"{run_folder}: this run has not begun, so there is nothing to replay")
         initial = snapshot.load(PolicyVersion, iteration=0)[0]
         # No data file is read: the queries are in the store.
         assets = Assets(Path(initial.checkpoint_path), train="", held_out="")
-        super().__init__(config, assets, flow=None, folder=run_folder)
+        super().__init__(history.newest, assets, flow=None, folder=run_folder)
         self._reader = snapshot
-        self.run_id = snapshot.load(Run)[0].run_id
+        self.adopt()
         self.flow = stored_flow(self)
-        # Everything is judged anew: what the store says is what is in question.
-        self.verifier = make_verifier(config.verifier, config.limits.verifier_workers)
         self.made: list[Record] = []
         self._all_redacted = snapshot.redacted(self.run_id)
         self._redacted_at = redacted_at(snapshot.commits())
         self._left_out = self._all_redacted
         self._stored_prompts: dict[str, list[int]] = {}
+        self._again: int | None = None
+
+    def _known_verdicts(self) -> list[tuple[tuple[str, str], str]]:
+        """None: what the store says is what is in question, so everything is judged again."""
+        return []
 
     @property
     def redacted(self) -> frozenset[str]:
@@ -151,11 +154,13 @@ class _ReplaySession(Session):
         return self._left_out
 
     def replaying(self, commit: StageCommit) -> None:
-        """Prepare for a stage: take its prompts from the store, and leave out what cannot be made again, which is all redacted
-        queries, but in an update those that were redacted before it.
+        """Prepare for a stage: sample what it sampled, since all evaluations of a policy version have the same seeds; take its
+        prompts from the store; and leave out what cannot be made again, which is all redacted queries, but in an update those
+        that were redacted before it.
 
         Advantages are normalised over the batch as it was, and need no text.
         """
+        self._again = again_of(commit.stage)
         self._stored_prompts = self._prompts_of(commit)
         self._left_out = self._all_redacted
         if commit.stage == "update_policy":
@@ -226,7 +231,7 @@ class _ReplaySession(Session):
     def sampler_at(self, version: PolicyVersion) -> Sampler:
         """What was sampled from a policy version, or about its rollouts."""
         sampled = {"policy_version_id": version.policy_version_id}
-        rollouts = {row.rollout_id: row for row in self.all(Rollout, **sampled)}
+        rollouts = {row.rollout_id: row for row in self.all(Rollout, **sampled) if row.again == self._again}
         corrections = {row.correction_id: row for row in self.all(Correction, **sampled)}
         name = next((rollout.engine for rollout in rollouts.values()), "")
         recorded = _RecordedSampler(name, version.policy_version_id)
@@ -290,7 +295,6 @@ _STAGES: dict[str, Callable[[Session, int, str], StageCommit]] = {
     "diagnose_and_correct": diagnose_and_correct,
     "filter_by_difficulty": filter_by_difficulty,
     "update_policy": _replay_update,
-    "evaluate": evaluate,
     "zpd_filter": zpd_filter,
     "build_cold_start_data": build_cold_start_data,
 }
@@ -311,25 +315,41 @@ def replay(run_folder: Path, iteration: int | None = None) -> Replay:
     left_out, n_redacted = session.is_left_out(), 0
     for number in sorted({commit.iteration for commit in commits}):
         session.made = []
+        session.enter(number)
         redrawn = False
         for commit in commits:
-            if commit.iteration == number and commit.stage in _STAGES:
+            if commit.iteration == number and _is_replayed(commit.stage):
                 session.replaying(commit)
                 if commit.stage == CHOICE and session.redacted != session.redacted_before(commit):
                     redrawn = True
                     continue
-                _STAGES[commit.stage](session, number, commit.input_digest)
+                if is_evaluation(commit.stage):
+                    evaluate_as(session, commit)
+                else:
+                    _STAGES[commit.stage](session, number, commit.input_digest)
         for record_class in _REPLAYED:
             made = [r for r in session.made if isinstance(r, record_class) and not left_out(r)]
-            found = [r for r in session.load(record_class, number) if getattr(r, "again", None) is None]
+            found = [r for r in session.load(record_class, number) if not _is_later_verdict(r)]
             stored = [] if redrawn and record_class is ColdStartExample else [r for r in found if not left_out(r)]
             n_redacted += len(found) - len(stored)
             table = TABLES[record_class].name
             rows[table] = rows.get(table, 0) + len(stored)
             differences += differences_between(record_class, stored, made)
-    session.verifier.close()
-    not_replayed = sorted({c.stage for c in commits if TABLES[Redaction].name not in c.row_counts} - set(_STAGES))
-    return Replay(rows, differences, not_replayed, n_redacted)
+    session.close_engines()
+    not_replayed = {
+        c.stage for c in commits if not _is_replayed(c.stage) and TABLES[Redaction].name not in c.row_counts
+    }
+    decided = tuple(f"{name}-" for name in (REVISION, OPERATION, BENCHMARKS))  # by a person
+    return Replay(rows, differences, sorted(s for s in not_replayed if not s.startswith(decided)), n_redacted)
+
+
+def _is_later_verdict(row: Record) -> bool:
+    """Whether it is of a `tapo verify --again`, which is no stage."""
+    return isinstance(row, Verification) and row.again is not None
+
+
+def _is_replayed(stage: str) -> bool:
+    return stage in _STAGES or is_evaluation(stage)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -352,12 +372,13 @@ def resample(run_folder: Path, n: int, iteration: int | None = None) -> Resample
     rollouts = [rollout for rollout in rollouts if rollout.query_id not in session.redacted]
     drawn = random.Random(derive_seed(0, 0, "resample")).sample(rollouts, min(n, len(rollouts)))
     versions = {row.policy_version_id: row for row in session.all(PolicyVersion)}
-    by_version: dict[str, list[Rollout]] = {}
+    by_place: dict[tuple[str, int], list[Rollout]] = {}
     for rollout in sorted(drawn, key=lambda r: versions[r.policy_version_id].iteration):
-        by_version.setdefault(rollout.policy_version_id, []).append(rollout)
+        by_place.setdefault((rollout.policy_version_id, rollout.iteration), []).append(rollout)
     differences = []
     try:
-        for version_id, chosen in by_version.items():
+        for (version_id, place), chosen in by_place.items():
+            session.enter(place)
             tokens = [session.all(RolloutTokens, subject_id=r.rollout_id, role=TokenRole.ROLLOUT)[0] for r in chosen]
             requests = [
                 SampleRequest(row.prompt_token_ids, r.seed, r.max_new_tokens, r.temperature, r.top_p)

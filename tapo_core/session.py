@@ -25,7 +25,8 @@ from tapo_core.files import make_folder
 from tapo_core.ids import canonical_json, derive_seed, deterministic_id
 from tapo_core.locks import lock_run
 from tapo_core.progress import Reporter, current_reporter
-from tapo_core.records import PolicyVersion, Query, Run, Turn, Verification, VerificationOutcome
+from tapo_core.records import Config, PolicyVersion, Query, Run, Turn, Verification, VerificationOutcome
+from tapo_core.revisions import History, combined, read_history
 from tapo_core.schedule import number_of_chunks, queries_of_chunk, queries_of_iteration
 from tapo_core.store import Record, StageCommit, StoreReader, StoreWriter
 from tapo_core.store.connection import ledger_path
@@ -67,12 +68,15 @@ class Session:
         """
         prepare_environment(vllm=config.sampler.engine == "vllm")
         self.flow = flow
-        self.config = config
+        self.config = config  #: of the iteration at work, see `enter`
+        self._newest = config
         self.assets = assets
         self.reporter: Reporter = current_reporter()
         self.folder: Path = folder or config.run_folder
+        #: Of a run that is in the store, both are read there (see `adopt`).
         self.config_digest = config.digest
         self.run_id = deterministic_id("run", name=config.run.name, config_digest=self.config_digest)
+        self.history: History | None = None
         self._writer = StoreWriter(self.folder, keeps_open=True)
         self._reader = StoreReader(self.folder, writer=self._writer)
         self._unlock: Callable[[], None] | None = None
@@ -190,6 +194,10 @@ class Session:
     def redacted(self) -> frozenset[str]:
         """The ids of queries whose text was redacted: nothing is sampled for them any more, and nothing trained on theirs."""
         return self._reader.redacted(self.run_id)
+
+    def forget_queries(self) -> None:
+        """Read the queries again when they are next needed: there are new ones."""
+        self.__dict__.pop("queries", None)
 
     def queries_of(self, iteration: int) -> list[Query]:
         """The training queries of an iteration: a seeded draw in training, else a chunk of one pass over all of them.
@@ -403,6 +411,14 @@ class Session:
         """
         return self._listed.get((stage, iteration))
 
+    def commits(self) -> list[StageCommit]:
+        """All commits of the run, by number."""
+        return self._reader.commits()
+
+    def has_config(self, config_digest: str) -> bool:
+        """Whether table config has a configuration of this digest."""
+        return bool(self._reader.load(Config, config_digest=config_digest))
+
     def find_commit(self, stage: str, iteration: int) -> StageCommit | None:
         """The commit of a stage, if it was made."""
         return self._reader.stage(self.run_id, iteration, stage)
@@ -420,6 +436,35 @@ class Session:
                 f"now {input_digest[:12]}); start a new run for them"
             )
         return commit
+
+    def adopt(self) -> History | None:
+        """Take the run's id and its revisions from the store, if it has begun. The session's own configuration is the newest one,
+        whose keys that operate the run hold for every iteration.
+
+        Raises:
+            ConfigError: this version of TAPO does not know a configuration of the run any more.
+            UserError, TransientError, IntegrityError: the store cannot be read.
+        """
+        self.history = read_history(self._reader, self.folder)
+        if self.history is not None:
+            self.run_id, self.config_digest = self.history.run.run_id, self.history.revision.digest
+        return self.history
+
+    def enter(self, iteration: int) -> None:
+        """Work under the revision of an iteration from now on. Engines that were started under another one are freed.
+
+        Raises:
+            ConfigError: that revision does not go together with the keys that operate the run now.
+        """
+        if self.history is None:
+            return
+        revision = self.history.at(iteration)
+        is_newest = revision is self.history.revision
+        config = self._newest if is_newest else combined(revision.config, self._newest)
+        if config != self.config:
+            self.close_engines()
+            self._close_runtime()
+        self.config, self.config_digest = config, revision.digest
 
     def lock(self) -> None:
         """Keep all others from working on the run until the session is closed. The run's folder is made if need be.
@@ -457,12 +502,16 @@ class Session:
             if engine is not None:
                 engine.close()
 
+    def _close_runtime(self) -> None:
+        runtime = self.__dict__.pop("_runtime", None)
+        if runtime is not None:
+            runtime.close()
+
     def close(self) -> None:
         """Free the store and the engines."""
         self.release_store()
         self.close_engines()
-        if "_runtime" in self.__dict__:
-            self._runtime.close()
+        self._close_runtime()
         self._watchdog.stop()  # only now: an engine's end can hang too
         if self._unlock is not None:
             self._unlock()

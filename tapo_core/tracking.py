@@ -10,7 +10,7 @@ from tapo_core.errors import ConfigError
 from tapo_core.store import query
 
 _CURVES = "SELECT * EXCLUDE (run_id, iteration) FROM training_curves WHERE iteration = {}"
-_EVALUATIONS = "SELECT dataset, metric, value FROM evaluation WHERE iteration = {}"
+_EVALUATIONS = "SELECT dataset, metric, value FROM newest_evaluation WHERE iteration = {}"
 
 
 def check_tracking(config: TrackingConfig) -> None:

@@ -17,10 +17,11 @@ def artifact_key(session: Session, what: str) -> str:
 
 def publish_evaluation(session: Session, iteration: int) -> None:
     """The evaluation of a policy version as a Markdown table, under one key a run, so that Prefect shows its history."""
-    rows = session.load(Evaluation, iteration)
+    found = sorted(session.load(Evaluation, iteration), key=lambda row: row.again or 1)
+    rows = {(row.dataset, row.metric): row for row in found}  # of several evaluations the newest
     session.release_store()
     table = markdown_table(
-        ["data set", "metric", "value", "interval", "problems x samples"],
+        ["data set", "metric", "value", "interval", "problems x samples", "temperature"],
         [
             [
                 row.dataset,
@@ -28,8 +29,9 @@ def publish_evaluation(session: Session, iteration: int) -> None:
                 row.value,
                 f"{row.low:.4g} to {row.high:.4g} ({row.confidence:.0%})",
                 f"{row.n_queries} x {row.n_samples}",
+                row.temperature,
             ]
-            for row in sorted(rows, key=lambda r: (r.dataset, r.metric))
+            for _, row in sorted(rows.items())
         ],
     )
     create_markdown_artifact(

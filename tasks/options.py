@@ -14,6 +14,7 @@
 """
 
 import faulthandler
+import shlex
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -29,6 +30,12 @@ from tapo_core.failures import as_transient
 from tapo_core.heartbeat import working_on
 from tapo_core.session import Session
 from tapo_core.store import StageCommit
+
+#: What takes less memory and changes no trajectory.
+_SPARING = (
+    "update.micro_batch_tokens, update.score_chunk_tokens, sampler.max_num_seqs or sampler.kv_cache_gib (on a GPU "
+    "sampler.gpu_memory_utilization), or with update.gradient_checkpointing=true"
+)
 
 #: Seconds that a stage may take to end once its time is over.
 GRACE = 60.0
@@ -76,19 +83,22 @@ def result_key(session: Session, iteration: int, what: str, input_digest: str) -
 
 
 def stage_task(
-    stage: Callable[[Session, int, str], StageCommit],
+    stage: Callable[[Session, int, str], StageCommit], limits_of: str | None = None
 ) -> Callable[[Session, int, str], StageResult]:
     """A stage as a Prefect task of the same name, tried as often and as long as the run's limits say.
+
+    `limits_of`: the stage whose limits hold for it, if not its own.
 
     Raises (when called):
         StageGaveUpError: each attempt met an error that may pass.
     """
     name = stage.__name__
+    limited_as = limits_of or name
 
     def run(session: Session, iteration: int, input_digest: str) -> StageResult:
         if session.listed(name, iteration) is None:
             session.reporter.stage(iteration, name)
-        time_is_over = session.config.limits.timeout_seconds(name) + GRACE
+        time_is_over = session.config.limits.timeout_seconds(limited_as) + GRACE
         faulthandler.dump_traceback_later(time_is_over, exit=True, file=sys.__stderr__ or sys.stderr)
         try:
             with working_on(f"{name} of iteration {iteration}"):
@@ -121,6 +131,7 @@ def stage_task(
     )
 
     def begin(session: Session, iteration: int, input_digest: str) -> StageResult:
+        session.enter(iteration)
         earlier = made_before(session, name, iteration)
         if earlier is not None and earlier.input_digest == input_digest:
             return _result(earlier)
@@ -128,7 +139,7 @@ def stage_task(
         limited = as_task.with_options(
             retries=limits.retries,
             retry_delay_seconds=limits.pauses,
-            timeout_seconds=limits.timeout_seconds(name),
+            timeout_seconds=limits.timeout_seconds(limited_as),
         )
         listed = session.listed(name, iteration)
         try:
@@ -143,17 +154,20 @@ def stage_task(
                 raise
             attempts = "1 attempt" if limits.retries == 0 else f"{limits.retries + 1} attempts"
             raise StageGaveUpError(
-                f"{name} of iteration {iteration} gave up after {attempts}: {transient}{_advice(transient)} "
+                f"{name} of iteration {iteration} gave up after {attempts}: {transient}{_advice(transient, session)} "
                 "Nothing is lost: retry the flow run, or tapo resume the run; it goes on with this stage."
             ) from error
 
     return begin
 
 
-def _advice(error: Exception) -> str:
-    if isinstance(error, OutOfMemoryError):
-        return (
-            ". Give the machine more memory, or start a run with smaller sampler.max_num_seqs, sampler.kv_cache_gib "
-            "(on a GPU sampler.gpu_memory_utilization) or update.micro_batch_tokens."
-        )
-    return "" if str(error).endswith(".") else "."
+def _advice(error: Exception, session: Session) -> str:
+    end = "" if str(error).endswith(".") else "."
+    if not isinstance(error, OutOfMemoryError):
+        return end
+    smaller = f"update.micro_batch_tokens={session.micro_batch_tokens}"  # half of what the last attempt took
+    command = shlex.join(["tapo", "resume", str(session.folder), "--set", smaller])
+    return (
+        f"{end} Give the machine more memory, or go on in the same run with a smaller value of {_SPARING}, "
+        f"for example: {command}."
+    )

@@ -1,12 +1,15 @@
 """Configuration: strict, explained in one line, and identified by a digest."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tapo_core.config import TapoConfig
+from tapo_core.config import PURPOSES, TapoConfig
 from tapo_core.config_file import load_config, parse_config, read_toml
+from tapo_core.config_section import Kind
 from tapo_core.errors import ConfigError
+from tapo_core.revisions import changed_keys, combined
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -86,15 +89,90 @@ def test_a_missing_config_and_a_bad_override_are_named(tmp_path: Path) -> None:
         load_config(path, ["run.name.x=1"])
 
 
-def test_the_digest_is_of_what_shapes_trajectories() -> None:
-    def config(**run: object) -> TapoConfig:
-        return parse_config({"run": {"name": "a", **run}}, "test")
+#: Of every key, a value that is not its default; together with it, keys that it needs.
+OTHER: dict[str, Any] = {
+    "method": "grpo",
+    "run.output_dir": "/elsewhere",
+    "model.path": "/models/other",
+    "model.dtype": "bfloat16",
+    "model.chat_template_kwargs": {"enable_thinking": False},
+    "data.columns.answer_pattern": "#### (.+)",
+    "data.held_out_columns": {"problem": "question"},
+    "data.decontaminate": "drop",
+    "sampler.engine": "hf",
+    "locate_error.methods": ["arithmetic", "policy"],
+    "correction.mode": "full_reconstruction",
+    "filter.scope": "batch",
+    "advantage.constructed_scope": "query",
+    "token_weight.policy": "current",
+    "verifier.fallback": "none",
+    "update.train_prefix": False,
+    "update.train_diagnosis": (False, {"update.train_prefix": False}),
+    "update.constructed_loss": "log_likelihood",
+    "update.loss_aggregation": "sequence",
+    "update.adam_betas": [0.8, 0.9],
+    "update.zero_stage": 2,
+    "update.offload": ("optimizer", {"update.zero_stage": 2}),
+    "update.lora_targets": ["q_proj"],
+    "off_policy.correction": "tis",
+    "evaluation.datasets": {"bench": "bench.jsonl"},
+    "store.lake": "lake.duckdb",
+    "limits.stage_timeout_minutes": {"sample": 1.0},
+    "cluster.runtime": "ray",
+    "cluster.address": ("auto", {"cluster.runtime": "ray"}),
+    "cluster.placement": ("disjoint", {"cluster.runtime": "ray"}),
+    "cluster.weight_transfer": ("direct", {"cluster.runtime": "ray", "cluster.placement": "disjoint"}),
+    "cluster.sampler_replicas": (2, {"cluster.runtime": "ray"}),
+    "cluster.trainer_ranks": (2, {"cluster.runtime": "ray"}),
+    "sft.schedule": "constant",
+    "nano.families": ["equation"],
+    "nano.levels": [1],
+}
 
-    assert config().digest == config(name="b", iterations=99, output_dir="/elsewhere").digest
-    assert config().digest != config(seed=1).digest
-    patient = parse_config({"run": {"name": "a"}, "limits": {"retries": 9}, "tracking": {"tensorboard": True}}, "test")
-    assert config().digest == patient.digest, "how a run is operated does not make it another run"
-    assert config().digest != parse_config({"run": {"name": "a"}, "method": "grpo"}, "test").digest
+
+def plain(**keys: Any) -> TapoConfig:
+    tree: dict[str, Any] = {"run": {"name": "a"}}
+    for key, value in keys.items():
+        place = tree
+        *sections, name = key.split(".")
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = value
+    return parse_config(tree, "test")
+
+
+@pytest.mark.parametrize("key", PURPOSES)
+def test_the_digest_is_of_the_keys_that_shape_trajectories(key: str) -> None:
+    before = plain()
+    old = before.by_key[key]
+    wanted, needs = OTHER[key] if isinstance(OTHER.get(key), tuple) else (OTHER.get(key), {})
+    if wanted is None:
+        wanted = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v * 0.9 or 0.5}.get(
+            type(old), lambda v: f"{v or ''}x"
+        )(old)
+    without, after = plain(**needs), plain(**needs, **{key: wanted})
+    assert after.by_key[key] != without.by_key[key]
+    kind = PURPOSES[key].kind
+    assert (after.digest != without.digest) == (kind in (Kind.SHAPES, Kind.FIXED))
+    assert [change.key for change in changed_keys(without, after)] == ([] if kind is Kind.NAMES else [key])
+    assert combined(without, after).digest == without.digest
+    assert combined(without, after).by_key[key] == (without if kind.in_digest else after).by_key[key]
+    assert bool(PURPOSES[key].why) == (kind in (Kind.FIXED, Kind.NAMES))
+
+
+def test_keys_that_only_operate_a_run_are_declared_so() -> None:
+    """A key shapes unless it is declared otherwise, so this list grows only where somebody decided it."""
+    operating = {key for key, purpose in PURPOSES.items() if purpose.kind is Kind.OPERATES}
+    sections = ("evaluation.", "tracking.", "store.", "limits.", "cluster.")
+    assert {key for key in operating if not key.startswith(sections)} == {
+        "run.iterations",
+        *(f"sampler.{n}" for n in ("kv_cache_gib", "gpu_memory_utilization", "tensor_parallel_size", "max_num_seqs")),
+        *(key for key in PURPOSES if key.startswith("sampler.probe_")),
+        *(f"update.{n}" for n in ("micro_batch_tokens", "score_chunk_tokens", "gradient_checkpointing", "zero_stage")),
+        *("update.offload", "update.keep_optimizer_states", "sft.micro_batch_tokens"),
+        *("off_policy.alarm_mean", "off_policy.alarm_ess", "verifier.alarm_unknown_share", "verifier.run_model_code"),
+    }
+    assert {key for key in PURPOSES if key.startswith(sections)} <= operating
 
 
 def test_each_stage_has_its_time_and_the_pauses_grow() -> None:

@@ -76,16 +76,26 @@ def resume(
     iteration: Annotated[
         int | None, typer.Option(min=1, help="Of the stage that is done again; the newest one when left out")
     ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Change a key: --set section.key=value (may be repeated). One that shapes trajectories makes a revision of the "
+            "configuration, which applies from the next iteration on",
+        ),
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="Why; stored with the revision")] = None,
 ) -> None:
     """Go on with a run where it stopped, with the configuration in its store; no file is needed."""
     _prepare_prefect()
-    from tapo_core.cli.runs import resume_with_progress, rewind
+    from tapo_core.cli.runs import check_changes, resume_with_progress, rewind
     from tapo_core.rewind import finish_rewind
 
     finish_rewind(run)
+    check_changes(run, stage, overrides or [], reason)
     if stage is not None or iteration is not None:
         rewind(run, stage, iteration)
-    resume_with_progress(run, iterations)
+    resume_with_progress(run, iterations, overrides or [], reason)
 
 
 @app.command()

@@ -1,8 +1,9 @@
 """``tapo train``, ``eval``, ``zpd`` and ``cold-start``: the flows, with progress on the terminal."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 
@@ -13,21 +14,26 @@ from tapo_core.cli.formats import TableFormat
 from tapo_core.cli.reporter import RichReporter
 from tapo_core.cli.show import print_table
 from tapo_core.config import TapoConfig
+from tapo_core.config_operations import Stage
 from tapo_core.errors import UserError
 from tapo_core.progress import reporting
-from tapo_core.resume import resumable
+from tapo_core.resume import is_revision, resumable
+from tapo_core.revisions import Revision, check_same_settings, stored_history
 from tapo_core.rewind import rewind_run
 from tapo_core.session import Flow, Session
+from tapo_core.stages.changes import FIRST_STAGE, revise
 from tapo_core.stages.start import check_inputs
 from tapo_core.stages.zpd_filter import filtered_set
 from tapo_core.store import query, verified_commits
 
 EVALUATIONS = """
-SELECT dataset, metric, value, low, high, n_queries, n_samples FROM evaluation WHERE iteration = {} ORDER BY dataset, metric
+SELECT dataset, metric, value, low, high, n_queries, n_samples FROM newest_evaluation WHERE iteration = {}
+ORDER BY dataset, metric
 """
 
 HELD_OUT = """
-SELECT iteration AS policy_version, dataset, metric, value, low, high FROM evaluation WHERE metric = 'pass@1' ORDER BY dataset, 1
+SELECT iteration AS policy_version, dataset, metric, value, low, high FROM newest_evaluation WHERE metric = 'pass@1'
+ORDER BY dataset, 1
 """
 
 
@@ -68,10 +74,18 @@ def cold_start_with_progress(config: TapoConfig, again: str) -> None:
         console.print(told, highlight=False, markup=False, soft_wrap=True)
 
 
-def resume_with_progress(run_folder: Path, iterations: int | None) -> None:
-    """Go on with a run, whatever flow it is of, with the configuration in its store."""
-    config, flow = resumable(run_folder, iterations)
-    again = command_line("resume", str(run_folder), *(["--iterations", str(iterations)] if iterations else []))
+def resume_with_progress(
+    run_folder: Path, iterations: int | None, overrides: Sequence[str] = (), reason: str | None = None
+) -> None:
+    """Go on with a run, whatever flow it is of, with the configuration in its store and overrides. If these shape trajectories,
+    they become a revision first, which `reason` is stored with.
+    """
+    config, flow = resumable(run_folder, iterations, overrides)
+    again = command_line(
+        *("resume", str(run_folder)), *(["--iterations", str(iterations)] if iterations else []), overrides=overrides
+    )
+    if is_revision(config):
+        _revise(config, flow, reason)
     match flow:
         case "train":
             train_with_progress(config, again)
@@ -79,6 +93,37 @@ def resume_with_progress(run_folder: Path, iterations: int | None) -> None:
             filter_with_progress(config, again)
         case "cold_start":
             cold_start_with_progress(config, again)
+
+
+def _revise(config: TapoConfig, flow: Flow, reason: str | None) -> None:
+    """Make a configuration the next revision of its run, after everything that a person can get wrong was looked at."""
+    console = Console(stderr=True)
+    with (
+        RichReporter(console, config.run.iterations) as reporter,
+        reporting(reporter),
+        closing(Session(config, resolve_assets(config, reporter.prepare), flow)) as session,
+    ):
+        check_inputs(session, revises=True)
+        told = revise(session, reason)
+    for line in told:
+        console.print(f"{config.run_folder}: {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def check_changes(run_folder: Path, stage: str | None, overrides: Sequence[str], reason: str | None) -> None:
+    """See that a run can go on with these overrides, from a stage that is done again if one is given. Nothing is changed.
+
+    Raises:
+        UserError: see `resumable`; or a revision would begin in the middle of an iteration, or there is none for a reason.
+    """
+    config, _ = resumable(run_folder, None, overrides)
+    revises = is_revision(config)
+    if reason is not None and not revises:
+        raise UserError("--reason is stored with a revision, and no --set changes a key that shapes trajectories")
+    if revises and stage not in (None, FIRST_STAGE):
+        raise UserError(
+            f"--from {stage}: an iteration runs under one revision from its first stage on; to do it again with --set, use "
+            f"--from {FIRST_STAGE}"
+        )
 
 
 def rewind(run_folder: Path, stage: str | None, iteration: int | None) -> None:
@@ -92,15 +137,26 @@ def rewind(run_folder: Path, stage: str | None, iteration: int | None) -> None:
         raise UserError(
             f"{run_folder}: the lake {config.store.lake} has this run's commits as they are; tapo fork it instead"
         )
-    made = [commit for commit in verified_commits(run_folder) if commit.iteration > 0]
+    made = [c for c in verified_commits(run_folder) if c.iteration > 0 and c.stage in get_args(Stage)]
     made = [commit for commit in made if stage in (None, commit.stage) and iteration in (None, commit.iteration)]
     newest = max((commit.iteration for commit in made), default=iteration or 1)
     first = next((commit.stage for commit in made if commit.iteration == newest), "sample")
+    n_revisions = len(_revisions(run_folder))
     kept_in = rewind_run(run_folder, stage or first, newest)
     told = (
         f"{run_folder}: back to before {stage or first} of iteration {newest}; the run as it was is kept in {kept_in}"
     )
-    Console(stderr=True).print(told, highlight=False, markup=False, soft_wrap=True)
+    console = Console(stderr=True)
+    console.print(told, highlight=False, markup=False, soft_wrap=True)
+    left = _revisions(run_folder)
+    if len(left) < n_revisions:
+        told = f"{run_folder}: the configuration is revision {left[-1].number} again: later ones were made after that stage"
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
+
+
+def _revisions(run_folder: Path) -> Sequence[Revision]:
+    history = stored_history(run_folder)
+    return () if history is None else history.revisions
 
 
 @contextmanager
@@ -109,6 +165,7 @@ def _watched(config: TapoConfig, flow: Flow, again: str, iterations: int | None 
     console = Console(stderr=True)
     try:
         with RichReporter(console, iterations) as reporter, reporting(reporter):
+            check_same_settings(config)
             # Before Prefect starts: what a person can get wrong is told at once, and in one line.
             check_inputs(Session(config, resolve_assets(config, reporter.prepare), flow))
             with prefect_server():

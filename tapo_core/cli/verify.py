@@ -40,8 +40,10 @@ def _judge_again(folder: Path, iteration: int | None) -> list[tuple[int, dict[st
     try:
         session.lock()
         session.open_store()
+        session.adopt()
         unknown = load(folder, Verification, outcome=VerificationOutcome.UNKNOWN)
         for number in sorted({row.iteration for row in unknown if iteration in (None, row.iteration)}):
+            session.enter(number)
             commit = verify_again(session, number)
             if commit is not None:
                 done.append((number, commit.manifest))

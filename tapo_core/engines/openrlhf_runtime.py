@@ -156,11 +156,37 @@ def check_optimizer(policy: PolicyRef) -> None:
         )
 
 
+def check_zero_stage(folder: Path, zero_stage: int) -> None:
+    """See that a ZeRO stage can take the optimizer's state in a DeepSpeed checkpoint: 0, 3, and the others keep it differently.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if list(folder.glob("state/*zero_pp_rank_*_model_states.pt")):
+        written: tuple[int, ...] = (3,)
+    else:
+        written = (1, 2) if list(folder.glob("state/*zero_pp_rank_*_optim_states.pt")) else (0,)
+    if zero_stage not in written:
+        stages = " or ".join(map(str, written))
+        raise UserError(
+            f"{folder}: the optimizer state was written with update.zero_stage = {stages}, and {zero_stage} keeps it in another "
+            f"form; set update.zero_stage = {written[0]}, or fork the run, which begins with a new optimizer"
+        )
+
+
+#: What a configuration says about each group of an optimizer's parameters, beside the learning rate, which the schedule gives.
+_SETTINGS = ("initial_lr", "betas", "weight_decay")
+
+
 def load_optimizer(engine: Any, folder: Path, n_ranks: int) -> None:
     """Load a DeepSpeed checkpoint (weights, Adam's state, step counts), seen by `check_optimizer`, into an engine.
 
+    The learning rate, its warm-up, Adam's betas and the weight decay stay those that the engine was made with: the checkpoint has
+    those of the update before, and a revision of the configuration may have come in between. The schedule counts the optimizer
+    steps of the whole run, so a longer warm-up lowers the rate again if the run has not taken as many steps yet.
+
     Raises:
-        UserError: another number of ranks wrote it, each its part.
+        UserError: another number of ranks wrote it, each its part; or see `check_zero_stage`.
         IntegrityError: there is none.
     """
     parts = len(list(folder.glob("state/*zero_pp_rank_*_optim_states.pt")))
@@ -169,6 +195,16 @@ def load_optimizer(engine: Any, folder: Path, n_ranks: int) -> None:
             f"{folder}: the optimizer state was written by {parts} ranks, each its part; set cluster.trainer_ranks = {parts} "
             f"(now {n_ranks}), or fork the run, which begins with a new optimizer"
         )
+    check_zero_stage(folder, engine.zero_optimization_stage())
+    own = [{name: group[name] for name in _SETTINGS} for group in engine.optimizer.param_groups]
     path, _ = engine.load_checkpoint(str(folder), tag="state")
     if path is None:
         raise IntegrityError(f"{folder}: DeepSpeed found no checkpoint there")
+    schedule = engine.lr_scheduler
+    schedule.base_lrs = [settings["initial_lr"] for settings in own]
+    rates = [
+        rate * shape(schedule.last_epoch) for rate, shape in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    ]
+    schedule._last_lr = rates
+    for group, settings, rate in zip(engine.optimizer.param_groups, own, rates, strict=True):
+        group.update(settings, lr=rate)

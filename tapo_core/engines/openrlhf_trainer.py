@@ -145,7 +145,7 @@ class OpenRlhfTrainer(OpenRlhfActor):
         scale = {AdvantageGroup.ORIGINAL: 1.0, AdvantageGroup.CONSTRUCTED: self._config.lambda_constructed}
         has_kl = self._config.kl_coefficient > 0.0
         names = ("loss", "clip_fraction", "kl", *(("reference_kl",) if has_kl else ()))
-        metrics = {"loss": 0.0}
+        metrics = {"loss": 0.0, "learning_rate": float(self._scheduler.get_last_lr()[0])}
         for group, rows in members.items():
             metrics |= {f"{name}/{group}": 0.0 for name in names} if rows else {}
         if self._off_policy.correction != "off" and members[AdvantageGroup.ORIGINAL]:

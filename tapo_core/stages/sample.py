@@ -56,10 +56,11 @@ def sample_rollouts(
     per_query: int,
     temperature: float,
     seed_iteration: int,
+    again: int | None = None,
 ) -> list[Record]:
     """`Rollout` and `RolloutTokens` of every query, `per_query` of each, in order; nothing for no queries.
 
-    Seeds depend on the run seed, `seed_iteration`, `kind`, query and k.
+    Seeds depend on the run seed, `seed_iteration`, `kind`, query and k. `again`: the number of a further evaluation.
     """
     if not queries:
         return []
@@ -80,7 +81,7 @@ def sample_rollouts(
     samples = sampler.sample(requests, lambda n: session.reporter.advance(n, len(requests), "rollouts"))
     records: list[Record] = []
     for (query, k), request, drawn in zip(places, requests, samples, strict=True):
-        rollout = _rollout(session, policy, query, kind, iteration, k, request, drawn, settings, sampler.name)
+        rollout = _rollout(session, policy, query, kind, iteration, k, request, drawn, settings, sampler.name, again)
         tokens = RolloutTokens(
             subject_id=rollout.rollout_id,
             run_id=session.run_id,
@@ -105,11 +106,13 @@ def _rollout(
     drawn: Sample,
     settings: SamplerConfig,
     engine: str,
+    again: int | None,
 ) -> Rollout:
+    further = {} if again is None else {"again": again}
     text = session.chat.decode(drawn.token_ids_T)
     return Rollout(
         rollout_id=deterministic_id(
-            "rollout", run=session.run_id, iteration=iteration, kind=kind, query=query.query_id, k=k
+            "rollout", run=session.run_id, iteration=iteration, kind=kind, query=query.query_id, k=k, **further
         ),
         run_id=session.run_id,
         iteration=iteration,
@@ -127,4 +130,5 @@ def _rollout(
         max_new_tokens=settings.max_new_tokens,
         engine=engine,
         content_sha256=digest({"text": text, "token_ids": drawn.token_ids_T}),
+        again=again,
     )

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import tapo_core
 from tapo_core.data import Inputs, check_golds, check_lengths, load_inputs
-from tapo_core.decontamination import Overlap, find_overlaps, find_repeats
+from tapo_core.decontamination import find_overlaps, find_repeats, overlap_row
 from tapo_core.engines.positions import positions_of
 from tapo_core.errors import ConfigError, DataError, TapoError
 from tapo_core.files import check_folder
@@ -13,7 +13,8 @@ from tapo_core.ids import canonical_json, deterministic_id, digest, tree_digest
 from tapo_core.origin import find_origin
 from tapo_core.records import Config, Origin, PolicyVersion, Query, QueryOverlap, Run
 from tapo_core.session import Flow, Session, engine_versions
-from tapo_core.store import Record, StageCommit, load
+from tapo_core.stages.changes import add_benchmarks, ids_at_start, record_operation, refuse_other_configuration
+from tapo_core.store import Record, StageCommit
 from tapo_core.store.lake import check_lake
 from tapo_core.tracking import check_tracking
 
@@ -23,14 +24,15 @@ STAGE = "start"
 _DEFAULT_FLOW: Flow = "train"
 
 
-def check_inputs(session: Session) -> Inputs:
+def check_inputs(session: Session, revises: bool = False) -> Inputs:
     """The run's queries, after everything that a person can get wrong was looked at.
 
-    Writes nothing, but for bringing the store of a run that exists up to the present version.
+    Writes nothing, but for bringing the store of a run that exists up to the present version. `revises`: the configuration is
+    about to become the run's next revision, so it may differ from the newest one.
 
     Raises:
-        ConfigError: a run of this name exists with another configuration, or is of another flow; the flow needs another
-            method; or a package for tracking or the lake is missing.
+        ConfigError: a run of this name exists with other settings that shape trajectories, or is of another flow; the flow needs
+            another method; or a package for tracking or the lake is missing.
         DataError: a data set is missing or malformed, holds a row that is too long, or holds too few queries.
         UserError: no checkpoint at model.path, no token ends a turn of its model, its chat template does not take a conversation
             of one user message, or the run's folder could not be made or written to.
@@ -47,7 +49,9 @@ def check_inputs(session: Session) -> Inputs:
     exists = (session.folder / "store").exists()
     if exists:
         session.open_store()
-        _refuse_other_configuration(session)
+        session.adopt()
+        if not revises:
+            refuse_other_configuration(session)
         _refuse_other_flow(session)
     if not exists or config.sampler.engine == "vllm":  # an older version began runs with hf that are longer
         _check_positions(session)
@@ -61,7 +65,8 @@ def check_inputs(session: Session) -> Inputs:
 
 
 def start(session: Session) -> StageCommit:
-    """Begin a run, or find it begun; either way it is locked for this session from here on.
+    """Begin a run, or find it begun; either way it is locked for this session from here on. Of a run that had begun, new values
+    of keys that operate it are recorded, and the problems of new benchmarks are added.
 
     Raises:
         RunLockedError: another process works on the run.
@@ -82,15 +87,16 @@ def start(session: Session) -> StageCommit:
     )
     # Of the queries as they were read: what is dropped of them follows from them and the configuration.
     read = set(inputs.read)
-    exists = (session.folder / "store").exists()
-    if exists:
+    if (session.folder / "store").exists():
         session.lock()
-        read |= session.redacted  # which may be gone from the data by now
+        if session.adopt() is not None:
+            refuse_other_configuration(session)  # what was true before the lock may not be any more
+            begun = session.done(STAGE, 0, digest([policy.checkpoint_digest, ids_at_start(session, inputs)]))
+            if begun is not None:
+                record_operation(session)
+                add_benchmarks(session, inputs)
+                return begun
     input_digest = digest([policy.checkpoint_digest, sorted(read)])
-    if exists:
-        done = session.done(STAGE, 0, input_digest)
-        if done is not None:
-            return done
     inputs = check_golds(inputs, session.verifier, config.data.skip_bad_rows)
     _check_enough(session, inputs.queries, _left_out(inputs))
     queries, overlaps, found = _decontaminated(session, inputs.queries)
@@ -119,7 +125,9 @@ def start(session: Session) -> StageCommit:
         **found,
     }
     records: list[Record] = [run, resolved, session.turn, policy, *_origin(session, policy), *queries, *overlaps]
-    return session.commit(STAGE, 0, input_digest, manifest, records)
+    commit = session.commit(STAGE, 0, input_digest, manifest, records)
+    session.adopt()
+    return commit
 
 
 def _check_positions(session: Session) -> None:
@@ -172,23 +180,7 @@ def _decontaminated(
         "n_dropped": len(dropped),
         "n_repeats_within_train": len(find_repeats(train, settings.instruction)),
     }
-    return kept, [_row(overlap, drop) for overlap in overlaps], counts
-
-
-def _row(overlap: Overlap, dropped: bool) -> QueryOverlap:
-    query, other = overlap.query, overlap.other
-    return QueryOverlap(
-        overlap_id=deterministic_id("query_overlap", query=query.query_id, other=other.query_id),
-        run_id=query.run_id,
-        query_id=None if dropped else query.query_id,
-        source=query.source,
-        text=query.text,
-        other_query_id=other.query_id,
-        other_split=other.split,
-        kind=overlap.kind,
-        similarity=overlap.similarity,
-        dropped=dropped,
-    )
+    return kept, [overlap_row(overlap, drop) for overlap in overlaps], counts
 
 
 def _left_out(inputs: Inputs) -> str:
@@ -206,15 +198,6 @@ def _check_enough(session: Session, queries: Sequence[Query], why: str) -> None:
         raise DataError(
             f"{session.assets.train}: {n_train} queries{why}, fewer than data.queries_per_iteration = {needed}; "
             "add rows or lower it"
-        )
-
-
-def _refuse_other_configuration(session: Session) -> None:
-    runs = load(session.folder, Run)
-    if runs and all(run.run_id != session.run_id for run in runs):
-        raise ConfigError(
-            f"{session.folder}: a run of this name exists with another configuration (digest "
-            f"{runs[0].config_digest[:12]}, now {session.config_digest[:12]}); choose another run.name, or delete the folder"
         )
 
 

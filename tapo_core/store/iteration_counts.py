@@ -103,7 +103,10 @@ class IterationCounts:
     @property
     def evaluated(self) -> dict[str, Estimate]:
         """pass@1 of the policy version that came out, by data set, with the interval that the evaluation stored."""
-        told = self.manifest("evaluate")
+        told: dict[str, Any] = {}
+        for commit in self.stages:
+            if commit.stage == "evaluate" or commit.stage.startswith("evaluate-"):
+                told |= commit.manifest  # the newest evaluation of a data set
         names = {name: name.removesuffix("pass@1") for name in told if name == "pass@1" or name.endswith("/pass@1")}
         return {
             before.removesuffix("/") or "held_out": Estimate(told[name], told[f"{before}low"], told[f"{before}high"])

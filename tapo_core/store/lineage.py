@@ -20,12 +20,12 @@ from tapo_core.text import one_line, shortened
 #: The tables whose rows have a place in the lineage.
 _KINDS = (
     *("query", "policy_version", "rollout", "verification", "error_location", "correction", "selection_decision"),
-    *("evaluation", "cold_start_example", "origin"),
+    *("evaluation", "cold_start_example", "origin", "config_change"),
 )
 #: Of these, those whose rows belong to the whole run.
-_WITHOUT_ITERATION = ("query", "origin")
+_WITHOUT_ITERATION = ("query", "origin", "config_change")
 #: What the SQL below asks.
-_ASKED = (*_KINDS, "advantage", "verdict", "lineage_edge", "lineage_node")
+_ASKED = (*_KINDS, "advantage", "verdict", "revision_span", "lineage_edge", "lineage_node")
 _MIN_PREFIX = 6
 _LABEL_WIDTH = 100
 _FEW_ITERATIONS = 2  #: whose rows surely fit into memory
@@ -54,9 +54,11 @@ LIMIT $max_edges + 1
 _UP = _WALK.format(
     here="child",
     there="parent",
-    through="(edge.child_kind <> 'policy_version' OR edge.relation IN ('parent', 'forked_from'))",
+    through="(edge.child_kind <> 'policy_version' OR edge.relation IN ('parent', 'forked_from', 'under_revision'))",
 )
-_DOWN = _WALK.format(here="parent", there="child", through="edge.parent_kind <> 'policy_version'")
+_DOWN = _WALK.format(
+    here="parent", there="child", through="edge.parent_kind NOT IN ('policy_version', 'config_change')"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -198,6 +200,11 @@ def _iterations(
         return {commit.iteration for commit in commits}
     if iteration is not None:
         return {iteration, iteration + 1} if kind == "policy_version" else {iteration}
+    if kind == "config_change":
+        sql = "SELECT first_iteration FROM published_config_change WHERE change_id = $id"
+        with contextlib.closing(open_reader(run_folder, only=(kind,), commits=commits)) as connection:
+            ((first,),) = connection.execute(sql, {"id": node_id}).fetchall()
+        return {first, *(commit.iteration for commit in commits if commit.iteration >= first)}
     # A query: where it was sampled or decided on, and, so that there is one, the first.
     sql = (
         "SELECT iteration FROM published_rollout WHERE query_id = $id "

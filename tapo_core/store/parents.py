@@ -35,6 +35,7 @@ _POLICY_VERSION = Parent("policy_version_id", records.PolicyVersion)
 PARENTS: dict[type[Any], tuple[Parent, ...]] = {
     records.Run: (Parent("config_digest", records.Config),),
     records.Config: (),
+    records.ConfigChange: (Parent("config_digest", records.Config),),
     records.PolicyVersion: (Parent("parent_policy_version_id", records.PolicyVersion),),
     records.Query: (),
     records.QueryOverlap: (_QUERY, Parent("other_query_id", records.Query)),

@@ -44,6 +44,9 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = {
 KEPT: Mapping[str, Mapping[str, str]] = {
     "run": dict.fromkeys(("name", "method", "config_digest", "tapo_version", "engine_versions"), "about the run"),
     "config": dict.fromkeys(("config_digest", "config_json"), "settings; data.instruction is that of every query"),
+    "config_change": dict.fromkeys(
+        ("config_digest", "config_json", "changes", "reason", "made_by"), "settings, and who changed them"
+    ),
     "policy_version": dict.fromkeys(
         ("checkpoint_path", "checkpoint_digest", "optimizer_path", "optimizer_digest"), "about a policy"
     ),

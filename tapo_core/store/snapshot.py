@@ -79,7 +79,7 @@ Wanted = Callable[[StageCommit, str], bool]
 
 
 #: Tables whose rows belong to the whole run, and are needed with any iteration.
-_WHOLE = ("run", "config", "turn", "query", "origin", "redaction")
+_WHOLE = ("run", "config", "config_change", "turn", "query", "origin", "redaction")
 
 
 def of_iterations(iterations: Collection[int]) -> Wanted:

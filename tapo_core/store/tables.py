@@ -27,6 +27,7 @@ _MEASURED = frozenset({"milliseconds"})
 Record = (
     records.Run
     | records.Config
+    | records.ConfigChange
     | records.PolicyVersion
     | records.Query
     | records.QueryOverlap
@@ -50,6 +51,7 @@ Record = (
 KEYS: dict[type[Any], tuple[str, ...]] = {
     records.Run: ("run_id",),
     records.Config: ("config_digest",),
+    records.ConfigChange: ("change_id",),
     records.PolicyVersion: ("policy_version_id",),
     records.Query: ("query_id",),
     records.QueryOverlap: ("overlap_id",),

@@ -15,8 +15,8 @@ ITERATION_TABLES = frozenset(
         *("verdict", "newest_verdict"),
     }
 )
-RUN_TABLES = frozenset({"run", "config", "origin"})
-EVALUATION_TABLES = frozenset({"evaluation"})
+RUN_TABLES = frozenset({"run", "config", "config_change", "origin"})
+EVALUATION_TABLES = frozenset({"evaluation", "newest_evaluation"})
 METRIC_TABLES = frozenset({"update_metric"})
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What a run is, from its first commit."""
+    """What a run is, with its newest configuration."""
 
     run_id: str
     name: str
@@ -144,8 +144,10 @@ def run_facts(connection: Connection) -> RunFacts | None:
     """What the run is; None before its first commit. Needs `RUN_TABLES`."""
     row = connection.execute(
         "SELECT CAST(run.run_id AS VARCHAR), run.name, run.seed, run.method, run.tapo_version, CAST(run.created_at AS VARCHAR), "
-        "run.config_digest, run.engine_versions, config.config_json "
-        "FROM run JOIN config ON config.config_digest = run.config_digest LIMIT 1"
+        "coalesce(change.config_digest, run.config_digest), run.engine_versions, "
+        "coalesce(change.config_json, config.config_json) "
+        "FROM run JOIN config ON config.config_digest = run.config_digest "
+        "LEFT JOIN config_change AS change ON change.run_id = run.run_id ORDER BY change.number DESC LIMIT 1"
     ).fetchone()
     if row is None:
         return None
@@ -161,10 +163,10 @@ def run_facts(connection: Connection) -> RunFacts | None:
 
 
 def evaluations(connection: Connection) -> list[EvaluationRow]:
-    """Every evaluation of the run, by data set, metric and iteration. Needs `EVALUATION_TABLES`."""
+    """The newest evaluation of each policy version, by data set, metric and iteration. Needs `EVALUATION_TABLES`."""
     sql = (
         "SELECT iteration, dataset, metric, value, low, high, confidence, interval_method, n_queries, n_samples "
-        "FROM evaluation ORDER BY dataset <> 'held_out', dataset, metric, iteration"
+        "FROM newest_evaluation ORDER BY dataset <> 'held_out', dataset, metric, iteration"
     )
     return _records(connection, EvaluationRow, sql, {})
 

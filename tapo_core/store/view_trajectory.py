@@ -42,6 +42,7 @@ TRAJECTORY_TABLES = frozenset(
             "policy_version",
         ),
         *("selection_decision", "advantage", "token_weight", "verdict", "why_in_batch", "correction_outcome"),
+        *("config", "config_change", "config_revision", "iteration_revision"),  # which why_in_batch needs
     }
 )
 #: One of the ids of a trajectory, its wrong rollout and its reference.

@@ -22,6 +22,7 @@ from statistics import median
 from tapo_core.config_file import write_toml
 from tapo_core.errors import ConfigError
 from tapo_core.files import make_folder, publish_text
+from tapo_core.revisions import changed_keys, stored_history
 from tapo_core.store.connection import ledger_path
 from tapo_core.store.snapshot import snapshot_commits
 from tapo_core.study.plan import PlannedRun
@@ -39,7 +40,7 @@ class State(StrEnum):
     NEW = "new"
     UNFINISHED = "unfinished"
     DONE = "done"  #: its last iteration is evaluated and committed
-    OTHER = "other settings"  #: a run of this name was made with another configuration
+    OTHER = "other settings"  #: a run of this name was made or evaluated with another configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,14 @@ def state_of(run: PlannedRun) -> State:
     if not ledger_path(run.folder).is_file():
         return State.NEW
     commits = snapshot_commits(run.folder)
-    if any(commit.config_digest != run.config.digest for commit in commits):
+    history = stored_history(run.folder)
+    made_with = [] if history is None else history.configurations
+    # What a study measures depends on how its runs are evaluated, too.
+    if any(
+        change.kind.in_digest or change.key.startswith("evaluation.")
+        for config in made_with
+        for change in changed_keys(config, run.config)
+    ):
         return State.OTHER
     last = run.config.run.iterations
     return State.DONE if any(c.stage == "evaluate" and c.iteration == last for c in commits) else State.UNFINISHED
@@ -97,7 +105,7 @@ def refuse_other_settings(runs: Sequence[PlannedRun]) -> None:
     if other:
         raise ConfigError(
             f"{len(other)} runs were made with another configuration than the study has now: "
-            f"{' '.join(str(run.folder) for run in other)}; delete these folders, or change study.name"
+            f"{' '.join(str(run.folder) for run in other)}; move these folders away, or change study.name"
         )
 
 

@@ -146,6 +146,7 @@ def sample(session, iteration, digest):
 
 session = SimpleNamespace(
     config=SimpleNamespace(limits=LimitsConfig(stage_timeout_minutes={"sample": 0.02})), run_id="run", config_digest="c",
+    enter=lambda _: None,
     listed=lambda *_: None, reporter=SimpleNamespace(stage=lambda *_: None), release_store=lambda: None,
 )
 

@@ -374,7 +374,7 @@ def test_any_policy_version_can_be_evaluated_on_any_benchmark(configure: Configu
 def test_another_configuration_needs_another_name(configure: Configure) -> None:
     config = configure("named", 'method="grpo"')
     train(config)
-    with pytest.raises(ConfigError, match=r"another configuration .* choose another run\.name"):
+    with pytest.raises(ConfigError, match=r"update\.learning_rate is .* choose another run\.name"):
         train(configure("named", 'method="grpo"', "update.learning_rate=0.1"))
 
 

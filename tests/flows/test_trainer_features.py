@@ -106,6 +106,60 @@ def test_an_update_moves_the_policy_is_published_and_resumes_exactly(
     assert updates.resume() == (updates.second, tree_digest(tmp_path / "2" / "hf"))
 
 
+@pytest.mark.parametrize("keys", [{}, {"zero_stage": 2}, {"warmup_steps": 4}])
+def test_a_revised_rate_takes_effect_on_the_state_of_before(
+    checkpoint: Path, tmp_path: Path, keys: dict[str, Any]
+) -> None:
+    """Adam's step is proportional to the rate: ten times the rate, from the same state and gradient, is ten times the step."""
+    updates = Updates(checkpoint, tmp_path, **keys)
+    updates.run()
+    start, plain = (weights(tmp_path / name / "hf") for name in ("1", "2"))
+    revised = {"learning_rate": 1e-2, "adam_betas": (0.9, 0.95)}
+    updates.config = updates.config.model_copy(update=revised)
+    metrics, _ = updates.resume()
+    faster = weights(tmp_path / "again" / "hf")
+    shape = 2 / 4 if "warmup_steps" in keys else 1.0  # the second of four steps of warm-up
+    assert metrics.values["learning_rate"] == pytest.approx(1e-2 * shape)
+    assert updates.second.values["learning_rate"] == pytest.approx(1e-3 * shape)
+    moved = 0.0
+    for name, value in start.items():
+        torch.testing.assert_close(faster[name] - value, 10 * (plain[name] - value), rtol=0, atol=2e-5)
+        moved = max(moved, float((faster[name] - value).abs().max()))
+    assert moved > 1e-3
+    updates.config = updates.config.model_copy(
+        update={"adam_betas": (0.0, 0.95), "weight_decay": 0.5, "warmup_steps": 0}
+    )
+    updates.resume()
+    assert any(not torch.equal(faster[name], v) for name, v in weights(tmp_path / "again" / "hf").items())
+    trainer = updates.trainer()
+    state = tmp_path / "1" / "deepspeed"
+    trainer.load_policy(PolicyRef("p1", tmp_path / "1" / "hf", state, tree_digest(state)))
+    groups = trainer._optimizer.param_groups
+    assert {tuple(group["betas"]) for group in groups} == {(0.0, 0.95)}
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.5}
+    assert {group["lr"] for group in groups} == {1e-2}
+    trainer.close()
+
+
+@pytest.mark.parametrize(("written", "wanted"), [(0, 2), (2, 0), (2, 1), (2, 3), (3, 2)])
+def test_an_optimizer_state_that_a_zero_stage_keeps_in_another_form_is_refused(
+    checkpoint: Path, tmp_path: Path, written: int, wanted: int
+) -> None:
+    updates = Updates(checkpoint, tmp_path, zero_stage=written)
+    trainer = updates.trainer()
+    trainer.load_policy(PolicyRef("p0", checkpoint))
+    updates.step(trainer, 1)
+    trainer.close()
+    updates.config = updates.config.model_copy(update={"zero_stage": wanted})
+    if {written, wanted} == {1, 2}:
+        updates.resume()
+        return
+    with pytest.raises(
+        UserError, match=rf"written with update\.zero_stage = .*, and {wanted} keeps it in another form"
+    ):
+        updates.resume()
+
+
 def test_only_adapters_are_trained(checkpoint: Path, tmp_path: Path) -> None:
     updates = Updates(checkpoint, tmp_path, **{**LORA, "lora_targets": ["q_proj", "down_proj"]})
     updates.run()

@@ -111,3 +111,27 @@ def test_checks_allow_exactly_the_members_of_the_enums(connection: duckdb.DuckDB
             if found:
                 allowed[found[1]] = set(re.findall(r"'(\w+)'", found[2]))
         assert allowed == {column.name: set(column.enum) for column in table.columns if column.enum}, table.name
+
+
+def test_the_configuration_of_a_run_of_an_older_version_is_its_first_revision(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    before = [m for m in shipped_migrations() if m.name != "config_revision"]
+    run, digest = "11111111-1111-8111-8111-111111000000", "c" * 64
+    apply_migrations(connection, before)
+    connection.execute("INSERT INTO config VALUES (?, ?)", [digest, '{"run":{"name":"a","seed":3}}'])
+    connection.execute("INSERT INTO run VALUES (?, 'a', 3, 'tapo', ?, '1', '{}', '2026-01-01')", [run, digest])
+    for iteration in (0, 1):
+        row = [iteration + 1, run, iteration, "start", digest, "i", "{}", "{}", "c", None, "d", "2026-01-01"]
+        connection.execute(f"INSERT INTO stage_commit VALUES ({', '.join('?' * len(row))})", row)
+    apply_migrations(connection, shipped_migrations())
+    revisions = connection.execute(
+        "SELECT revision, first_iteration, last_iteration, config_digest, changes FROM config_revision"
+    ).fetchall()
+    assert revisions == [(1, 0, None, digest, None)]
+    found = connection.execute("SELECT iteration, revision, config_digest FROM iteration_revision ORDER BY iteration")
+    assert found.fetchall() == [(0, 1, digest), (1, 1, digest)]
+    assert connection.execute("SELECT key, value FROM config_value ORDER BY key").fetchall() == [
+        ("run.name", '"a"'),
+        ("run.seed", "3"),
+    ]

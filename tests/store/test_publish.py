@@ -23,7 +23,7 @@ from small_run import (
 
 from tapo_core.errors import IntegrityError, TransientError, UserError
 from tapo_core.ids import deterministic_id
-from tapo_core.records import ErrorLocation, Rollout, Verification
+from tapo_core.records import ErrorLocation, Evaluation, Rollout, Verification
 from tapo_core.store import StoreWriter, load, open_reader, query, verified_commits, writer
 from tapo_core.store.audit import verify
 from tapo_core.store.connection import database_path, ledger_path, published_folder
@@ -80,7 +80,7 @@ def test_snapshot_and_database_answer_alike(run_folder: Path) -> None:
         names = {name for (name,) in one.execute(sql).fetchall()} - {"schema_migration"}
         assert {"rollout", "stage_commit", "why_in_batch", "training_curves"} < names
         # The small run has one method of error location, no settings, no cold start, no duplicates, no redaction, no origin,
-        # no turn and no probe.
+        # no turn and no probe, and its settings were not changed.
         without_rows = {
             *(
                 "location_agreement",
@@ -91,6 +91,9 @@ def test_snapshot_and_database_answer_alike(run_folder: Path) -> None:
                 "origin",
                 "turn",
                 "probe",
+                "config_change",
+                "changed_key",
+                "revision_span",
             )
         }
         for name in names:
@@ -243,9 +246,9 @@ def test_an_old_store_is_published_by_the_next_writer(tmp_path: Path) -> None:
 
 @pytest.fixture
 def older_columns(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """TAPO before migration 4, which added columns to error_location (and 10, to verification)."""
+    """TAPO before migration 4, which added columns to error_location (later ones, to other tables)."""
     monkeypatch.setattr(writer, "shipped_migrations", lambda: shipped_migrations()[:3])
-    for record_class in (ErrorLocation, Verification):
+    for record_class in (ErrorLocation, Verification, Rollout, Evaluation):
         monkeypatch.setitem(TABLES, record_class, table_at(TABLES[record_class], 3))
     monkeypatch.setitem(PARENTS, ErrorLocation, (Parent("rollout_id", Rollout),))
     monkeypatch.setattr(writer, "check_not_redacted", lambda *_: None)

@@ -105,6 +105,7 @@ def test_iteration_summary(run_folder: Path) -> None:
         "mean_ots_weight": 2.0,
         "n_trained_original": 3,
         "n_trained_constructed": 1,
+        "revision": 1,
     }
 
 

@@ -45,7 +45,7 @@ def test_how_far_a_run_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     other = write_study(tmp_path, STUDY.replace('name = "made"', 'name = "made"\nset.update.epochs = 9'))
     runs = plan_runs(load_study(other), str(other))
     assert [state_of(run) for run in runs[:3]] == [State.NEW, State.OTHER, State.OTHER]
-    with pytest.raises(ConfigError, match=r"2 runs were made with another configuration.*grpo-s0 .*tapo-s1; delete"):
+    with pytest.raises(ConfigError, match=r"2 runs were made with another configuration.*grpo-s0 .*tapo-s1; move"):
         refuse_other_settings(runs)
 
 
