@@ -99,7 +99,7 @@ def test_a_revision_applies_from_an_iteration_on(
     configure: Configure,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     folder = config.run_folder
     stop = StopAt(2, "verify")
@@ -134,7 +134,7 @@ def test_a_revision_applies_from_an_iteration_on(
     assert verified_commits(folder) == before
 
     resume_with_progress(folder, None, changes, "too slow")
-    told = " ".join(capsys.readouterr().err.split())
+    told = " ".join(capfd.readouterr().err.split())
     assert "revision 2 of the configuration, from iteration 3 on:" in told
     assert "iteration 2 has begun, and ends under revision 1" in told
     after = verified_commits(folder)
@@ -173,7 +173,7 @@ def test_a_revision_applies_from_an_iteration_on(
     fork = forked(folder, "fork", 2)
     assert (fork.update.learning_rate, forked(folder, "fork").update.learning_rate) == (1e-4, 2e-3)
     rewind(folder, None, 2)
-    assert "the configuration is revision 1 again" in " ".join(capsys.readouterr().err.split())
+    assert "the configuration is revision 1 again" in " ".join(capfd.readouterr().err.split())
     assert resumable(folder)[0].update.learning_rate == 1e-4
 
 
