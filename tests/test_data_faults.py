@@ -107,7 +107,7 @@ def test_a_folder_leaves_no_file_out_for_its_ending(tmp_path: Path) -> None:
         (LINES.encode("utf-16-le"), "iconv -f UTF-16LE"),
         (LINES.encode("utf-16-be"), "iconv -f UTF-16BE"),
         (LINES.encode("utf-32"), "iconv -f UTF-32"),
-        (gzip.compress(LINES.encode()), "compressed (gzip); decompress it"),
+        (gzip.compress(LINES.encode(), mtime=0), "compressed (gzip); decompress it"),
         (b"PK\x03\x04" + bytes(30), "a zip archive"),
         ("<!DOCTYPE html>\n<html><title>404</title></html>\n", "a web page or XML in place of the data"),
         (json.dumps(ROWS), "a JSON array, not lines of JSON; name its folder instead"),
