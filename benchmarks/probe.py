@@ -3,11 +3,10 @@
     .venv/bin/python benchmarks/probe.py [--dtype bfloat16] [--model FOLDER] [--probes 200] [--seed 0]
 
 The model is the built-in one, or any checkpoint with a chat template. Right weights: as many probes as asked for, each after the
-engine took the checkpoint again, with new prompts and seeds; counted are the alarms of the probe, and what the largest difference
-of 64 tokens would have done at 0.3 nats. Planted: for each layer, an MLP whose weights are off by a twentieth, and two heads of
-the queries in each other's place; told apart by the weights' fingerprint, and by the log-probabilities alone. (The checkpoint's
-side is changed, on the engine's samples: no engine has to be loaded for each.) The seconds of one probe are those of an
-engine that holds the policy.
+engine took the checkpoint again, with new prompts and seeds. Counted are the probe's alarms, and how often the largest difference
+of 64 tokens is above 0.3 nats. Planted: for each layer, an MLP whose weights are off by a twentieth, and two heads of the queries
+in each other's place; found by the weights' fingerprint, or by the log-probabilities alone. (The checkpoint's side is changed, on
+the engine's samples, so that no engine has to be loaded for each.) The seconds of a probe are beside those of loading the policy.
 """
 
 import argparse
