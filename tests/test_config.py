@@ -100,6 +100,7 @@ OTHER: dict[str, Any] = {
     "data.held_out_columns": {"problem": "question"},
     "data.decontaminate": "drop",
     "sampler.engine": "hf",
+    "sampler.probe_tolerance": 0.1,
     "locate_error.methods": ["arithmetic", "policy"],
     "correction.mode": "full_reconstruction",
     "filter.scope": "batch",
