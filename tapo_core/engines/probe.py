@@ -17,7 +17,7 @@ m and s are mean and standard deviation of |d| over n0 tokens of an earlier prob
 calibration (the first one of a run, on four times as many tokens) or of the last one, whichever has the larger mean, so that the
 bound follows a noise that drifts as the policy changes; n is the number of tokens now. 1.5 is for what the noise drifts from one
 load to the next. The second term is four standard errors of the difference of two means; the 2 is for tokens of one sequence
-being alike (0.7 to 2.0 was measured by benchmarks/probe.py). The calibration itself has to be below the ceiling.
+being alike (0.65 to 1.6 was measured by benchmarks/probe.py). The calibration itself has to be below the ceiling.
 
 What log-probabilities cannot show: if a fault moves them by delta (root mean square) where rounding moves them by sigma, the mean
 of |d| grows by a factor of sqrt(1 + delta^2 / sigma^2), so that faults above about 1.6 sigma are found. sigma was 0.065 nats in
