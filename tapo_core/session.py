@@ -464,7 +464,6 @@ class Session:
         if config != self.config:
             self.close_engines()
             self._close_runtime()
-            self.__dict__.pop("chat", None)  # model.chat_template_kwargs may be others
         self.config, self.config_digest = config, revision.digest
 
     def lock(self) -> None:

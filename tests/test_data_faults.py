@@ -193,7 +193,7 @@ def test_a_file_of_somebody_else(tmp_path: Path) -> None:
         (bytes(64), "not valid JSON (Expecting value at column 1); the line is nothing but NUL bytes"),
         ('{"problem": "\\sqrt{2}", "answer": "1"}', r"JSON writes a backslash twice: \\frac"),
         ('{"problem": "a", "answer": "$\\frac12$"}', r"the answer has the character '\x0c' where LaTeX has \frac"),
-        ('{"problem": "$\\theta$", "answer": "1"}', r"the problem has the character '\t' where LaTeX has \theta"),
+        ('{"problem": "a", "answer": "$\\theta$"}', r"the answer has the character '\t' where LaTeX has \theta"),
         ('{"problem": "a", "answer": "1"},', "take the comma at its end away"),
         ('{"problem": "a", "answer": "1"}\ufeff{"problem": "b", "answer": "1"}', "put each object on a line of its own"),
         ("{'problem': 'a', 'answer': '1'}", "JSON has names and texts in double quotes"),

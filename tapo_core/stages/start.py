@@ -53,10 +53,10 @@ def check_inputs(session: Session, revises: bool = False) -> Inputs:
         if not revises:
             refuse_other_configuration(session)
         _refuse_other_flow(session)
+    inputs = load_inputs(config, session.assets.train, session.assets.held_out, session.run_id)
+    session.turn  # noqa: B018 - worked out now, before anything is made
     if not exists or config.sampler.engine == "vllm":  # an older version began runs with hf that are longer
         _check_positions(session)
-    session.turn  # noqa: B018 - worked out now, before anything is made
-    inputs = load_inputs(config, session.assets.train, session.assets.held_out, session.run_id)
     inputs = check_lengths(
         inputs, lambda text: len(session.chat.prompt(text)), config.sampler, config.data.skip_bad_rows
     )
