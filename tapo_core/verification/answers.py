@@ -82,23 +82,25 @@ def _boxes(text: str) -> list[_Box]:
     return boxes
 
 
-def quick_number(answer: str) -> Fraction | None:
+def quick_number(answer: str) -> int | Fraction | None:
     r"""The exact value of an integer, a fraction of integers, or an integer with its digits in groups; None for anything else.
 
     This is the part of `reading.read` that decides most answers, in a microsecond.
 
     >>> quick_number("-1,000"), quick_number(r"\frac{1}{2}"), quick_number("0.5")
-    (Fraction(-1000, 1), Fraction(1, 2), None)
+    (-1000, Fraction(1, 2), None)
     """
     if len(answer) > MAX_NUMBER_LENGTH:
         return None
     if answer.isdecimal():
-        return Fraction(int(answer))
+        return int(answer)
     match = _FRACTION.fullmatch(answer) if "\\" in answer else _QUICK.fullmatch(answer)
     if match is None:
         return None
     sign, numerator, denominator = match.groups()
-    if denominator is not None and not int(denominator):
-        return None
-    value = Fraction(int(numerator.replace(",", "")), int(denominator or 1))
+    value: int | Fraction = int(numerator.replace(",", ""))
+    if denominator is not None:
+        if not int(denominator):
+            return None
+        value = Fraction(value, int(denominator))
     return -value if sign else value
