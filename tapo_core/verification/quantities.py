@@ -93,10 +93,11 @@ def quantities(gold: Quantity, answer: Quantity, ask: Ask) -> Likeness:
 
 def _is_narrower(unit: Unit, other: Unit) -> bool:
     """Whether things that are counted are some of the others: red apples are apples. (Apples per box are no apples.)"""
-    extra = set(unit.kind) - set(other.kind)
     if not set(other.kind) <= set(unit.kind) or any(power != 1 for _, power in (*unit.kind, *other.kind)):
         return False
-    return not any(word in _CHANGING or read_unit(word) is None or read_unit(word).known for word, _ in extra)  # type: ignore[union-attr]
+    extra = [word for word, _ in set(unit.kind) - set(other.kind)]
+    units = [read_unit(word) for word in extra]
+    return _CHANGING.isdisjoint(extra) and all(found is not None and not found.known for found in units)
 
 
 def _one_unit(gold: Quantity, answer: Quantity, ask: Ask) -> Likeness:
